@@ -1,0 +1,79 @@
+# Every goal makes what it needs: the virtual environment in .venv comes from .ci/setup, which returns at once when
+# there is nothing to do and installs again when pyproject.toml has changed.
+
+PYTHON ?= python3
+VENV   := .venv
+ARGS   ?=
+
+RUN    := $(VENV)/bin/python
+SETUP  := PYTHON="$(PYTHON)" .ci/setup $(VENV)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-syscalls test-all lint format types docs clean
+.NOTPARALLEL:
+
+help:  ## list the goals
+	@echo "Goals (ARGS=... goes to the program, PYTHON=... names another Python):"
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r goal text; do \
+	    printf '  make %-14s %s\n' "$$goal" "$$text"; done
+
+demo:  ## hash a tree of files with aioring, aiofiles and a plain loop
+	@echo "demo: hashes a tree of small files with aioring and with what else there is, and compares"
+	@$(SETUP) demo,uvloop
+	@$(RUN) examples/hash_tree.py $(ARGS)
+
+test:  ## run the tests, each on every method and loop (ARGS="-k worker")
+	@echo "test: runs the tests in tests/ with $(VENV)/bin/python, each on every method and loop"
+	@$(SETUP) test,demo
+	@$(RUN) -m pytest $(ARGS)
+
+test-syscalls:  ## run the core tests with liburing hidden: plain system calls
+	@echo "test-syscalls: runs the tests marked 'core' with liburing hidden, by plain system calls"
+	@$(SETUP) test,demo
+	@AIORING_LIBURING=none $(RUN) -m pytest -m core $(ARGS)
+
+test-all:  ## run the tests on every Python from 3.11 to 3.15 that is here
+	@echo "test-all: runs the tests on every Python from 3.11 to 3.15, each in .venv-X.Y"
+	@$(each_python)
+
+lint:  ## check style and format (ruff)
+	@$(SETUP) lint
+	@echo "lint: ruff check, ruff format --check"
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+
+format:  ## mend style and format (ruff)
+	@$(SETUP) lint
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+types:  ## check types (mypy --strict, pyright)
+	@$(SETUP) test,demo,lint
+	@echo "types: mypy --strict, pyright"
+	@$(RUN) -m mypy --strict
+	@$(RUN) -m pyright --pythonpath $(RUN)
+
+docs:  ## check that the docs hold what they say
+	@$(SETUP) test,demo
+	@$(RUN) docs/check.py $(ARGS)
+
+clean:  ## remove the environments and everything else that make made
+	rm -rf .venv .venv-3.* build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A pyenv shim is on PATH for versions that do not run: only what starts counts.
+define each_python
+ran= missing= failed=; \
+for v in 3.11 3.12 3.13 3.14 3.15; do \
+    found=; \
+    for p in python$$v "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$v*/bin/python$$v; do \
+        if "$$p" -c '' >/dev/null 2>&1; then found=$$p; break; fi; \
+    done; \
+    if [ -z "$$found" ]; then missing="$$missing $$v"; continue; fi; \
+    echo; echo "test-all: Python $$v ($$found)"; \
+    if PYTHON="$$found" .ci/setup .venv-$$v test,demo && .venv-$$v/bin/python -m pytest $(ARGS); \
+    then ran="$$ran $$v"; else failed="$$failed $$v"; fi; \
+done; \
+echo; echo "test-all: passed on:$${ran:- none}; failed on:$${failed:- none}; not found:$${missing:- none}"; \
+[ -z "$$failed" ] && [ -n "$$ran" ]
+endef

@@ -1,0 +1,43 @@
+"""aioring: PostgreSQL 18's asynchronous I/O, for asyncio.
+
+`await ring.read(fd, offset, n)` resolves straight from a kernel completion. The distribution is `aioring-io`.
+"""
+
+from __future__ import annotations
+
+try:
+    import ctypes as _ctypes
+except ImportError as _error:  # Python 3.12 and later, in a subinterpreter with a GIL of its own
+    raise ImportError("aioring needs ctypes, which a subinterpreter cannot load: use the main interpreter") from _error
+
+from .buffers import alloc
+from .errors import AioringError, RingClosedError, RingUnavailableError, WrongLoopError
+from .kernel.abi import (
+    RESOLVE_BENEATH,
+    RESOLVE_CACHED,
+    RESOLVE_IN_ROOT,
+    RESOLVE_NO_MAGICLINKS,
+    RESOLVE_NO_SYMLINKS,
+    RESOLVE_NO_XDEV,
+)
+from .ring import Pending, Ring, get_ring
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RESOLVE_BENEATH",
+    "RESOLVE_CACHED",
+    "RESOLVE_IN_ROOT",
+    "RESOLVE_NO_MAGICLINKS",
+    "RESOLVE_NO_SYMLINKS",
+    "RESOLVE_NO_XDEV",
+    "AioringError",
+    "Pending",
+    "Ring",
+    "RingClosedError",
+    "RingUnavailableError",
+    "WrongLoopError",
+    "alloc",
+    "get_ring",
+]
+del _ctypes

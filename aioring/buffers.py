@@ -1,0 +1,148 @@
+"""Memory that the kernel reads and writes: new `bytes` filled in place, buffers that callers lend, aligned memory.
+
+Called by `operations.py` when a handle is staged and by users through `aioring.alloc`. What is lent is held by a
+`memoryview` for as long as the kernel may touch it: a `bytearray` with a view of it cannot be resized, an `mmap` cannot
+be closed. Nothing here decides when a buffer may go; the handle does (invariant 1).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any
+
+__all__ = ["alloc", "lent_bytes", "lent_writable", "new_bytes"]
+
+# CPython keeps a bytes object's data behind its header, followed by one NUL (Objects/bytesobject.c, PyBytesObject). The
+# sum is verified against PyBytes_AsString below; where it does not hold (another interpreter) memory is copied instead.
+_BYTES_DATA = bytes.__basicsize__ - 1
+_LARGE = 64 << 10
+
+_from_size: Any = ctypes.pythonapi.PyBytes_FromStringAndSize
+_from_size.argtypes, _from_size.restype = [ctypes.c_char_p, ctypes.c_ssize_t], ctypes.py_object
+
+
+def _verified() -> bool:
+    as_string: Any = ctypes.pythonapi.PyBytes_AsString
+    as_string.argtypes, as_string.restype = [ctypes.py_object], ctypes.c_void_p
+    return all(as_string(probe) == id(probe) + _BYTES_DATA for probe in (bytes(2), bytes(4096)))
+
+
+if not _verified():  # pragma: no cover - CPython only
+    raise ImportError("aioring needs CPython: this interpreter keeps the data of bytes objects elsewhere")
+
+
+def new_bytes(n: int) -> bytes:
+    """A new bytes object of `n` bytes to be filled by the kernel before anybody sees it; never one that is shared.
+
+    CPython shares the empty object and those of one byte, so at least two bytes are made and the caller cuts. From
+    64 KiB up the memory is not cleared first: what the kernel did not fill must be cut off.
+    """
+    if n < 2:
+        n = 2
+    if n < _LARGE:
+        return bytes(n)
+    made: bytes = _from_size(None, n)
+    return made
+
+
+def bytes_address(data: bytes) -> int:
+    """Where the data of a bytes object lies. Valid while the object lives: CPython does not move objects."""
+    return id(data) + _BYTES_DATA
+
+
+class _PyBuffer(ctypes.Structure):
+    # Py_buffer, Include/pybuffer.h
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.c_void_p),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_void_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer: Any = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes, _get_buffer.restype = [ctypes.py_object, ctypes.c_void_p, ctypes.c_int], ctypes.c_int
+_release_buffer: Any = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes, _release_buffer.restype = [ctypes.c_void_p], None
+
+
+def view_address(view: memoryview) -> int:
+    """Where a contiguous view's memory lies. Valid while the view is alive and not released."""
+    if not view.nbytes:
+        return 0
+    if not view.readonly:
+        return ctypes.addressof(ctypes.c_char.from_buffer(view))
+    # ctypes refuses read-only memory, which a write may well be given (a slice of bytes, a read-only mmap).
+    buffer = _PyBuffer()
+    at = ctypes.addressof(buffer)
+    _get_buffer(view, at, 0)
+    address: int = buffer.buf
+    _release_buffer(at)
+    return address
+
+
+def _flat(view: memoryview) -> memoryview:
+    """The same memory, one byte an item, so that it can be sliced by bytes after a short transfer."""
+    if not view.nbytes:
+        return memoryview(bytearray()) if not view.readonly else memoryview(b"")
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def lent_writable(buffer: Any) -> memoryview:
+    """A flat view of memory that the caller lends to be filled.
+
+    Raises `BufferError` where it is read-only or not contiguous and `TypeError` where it is no buffer, as
+    `os.readv` does.
+    """
+    view = memoryview(buffer)
+    if view.readonly:
+        raise BufferError("Object is not writable.")
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return _flat(view)
+
+
+def lent_bytes(data: Any) -> memoryview:
+    """A flat view of memory that the caller lends to be written out; errors as `os.writev`'s."""
+    view = memoryview(data)
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return _flat(view)
+
+
+def alloc(n: int, align: int = 4096) -> memoryview:
+    """Aligned, zeroed memory for O_DIRECT: a writable buffer of `n` bytes whose address is a multiple of `align`.
+
+    `align` is in bytes and a power of two; 4096 suits every device seen so far, statx(2) with STATX_DIOALIGN tells what
+    a file really needs. The memory is anonymous (mmap(2)) and goes when the last view of it does.
+
+    Raises:
+        ValueError: `n` is negative, or `align` is not a power of two.
+    """
+    if n < 0:
+        raise ValueError(f"alloc of {n} bytes: the size must not be negative")
+    if align < 1 or align & (align - 1):
+        raise ValueError(f"alloc aligned to {align}: the alignment must be a power of two")
+    if n == 0:
+        return memoryview(bytearray())
+    spare = align if align > mmap.PAGESIZE else 0
+    memory = memoryview(mmap.mmap(-1, n + spare))
+    start = -view_address(memory) % align if spare else 0
+    return memory[start : start + n]
+
+
+_keep_forever: Any = ctypes.pythonapi.Py_IncRef
+_keep_forever.argtypes, _keep_forever.restype = [ctypes.py_object], None
+
+
+def leak(thing: object) -> None:
+    """Never free `thing`, not even at interpreter exit: the kernel may still write into memory that it holds."""
+    _keep_forever(thing)

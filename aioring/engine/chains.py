@@ -1,0 +1,111 @@
+"""Chains: operations that run one after the other, each only if the one before succeeded.
+
+Where the method links (io_uring, IOSQE_IO_LINK) all links go to the kernel in one submission, a *round*; elsewhere a
+round is one link. Either way the same rules decide what follows, so the results are the same on every method:
+
+* A link that failed ends the chain: those behind it fail with ECANCELED, as the kernel says it.
+* A short transfer is an error to the kernel, which breaks off the rest of the round. It is none to us: the transfer is
+  continued, and the links that were broken off are issued again behind it, in a new round.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from ..handle import COMPLETE, STAGED, SUBMITTED, Handle
+from ..kernel.abi import SQE_LINK
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["Chain"]
+
+
+class Chain:
+    """The links of one chain and how far it has come. The engine drives it; `waiter` is whoever left the block."""
+
+    def __init__(self, engine: Engine, links: list[Handle]) -> None:
+        self._engine = engine
+        self.links = links
+        self.waiter: Any = None
+        self.cancelling = False
+        self._position = 0
+        self._round: list[Handle] = []
+        self._arrived: dict[int, int] = {}  # link number to res, of this round
+        for number, link in enumerate(links):
+            link.chain, link.link = self, number
+        engine_takes = engine.method.takes
+        self.native = engine.method.links and all(engine_takes(link) for link in links)
+
+    def finished(self) -> bool:
+        return all(link.state == COMPLETE for link in self.links)
+
+    def slots(self) -> int:
+        """How many slots of `depth` the next round needs."""
+        return len(self.links) - self._position if self.native else 1
+
+    def stage_round(self) -> list[Handle]:
+        """Define the next round: the handles to be staged together, in order."""
+        self._arrived.clear()
+        rest = self.links[self._position :] if self.native else [self.links[self._position]]
+        for i, link in enumerate(rest):
+            link.together = len(rest) - i
+            link.sqe_flags = SQE_LINK if i + 1 < len(rest) else 0
+            link.state = STAGED
+        self._round = rest
+        return rest
+
+    def arrived(self, link: Handle, res: int) -> None:
+        """One CQE of the round. When the round is whole: settle it, and go on or end."""
+        assert link.link is not None
+        self._arrived[link.link] = res
+        if len(self._arrived) < len(self._round):
+            return
+        for handle in self._round:
+            number = handle.link
+            assert number is not None
+            res = self._arrived[number]
+            final = self._engine.settle(handle, res)
+            if final is None:
+                # Short, or to be asked once more: a new round starts here.
+                self._next_round()
+                return
+            self._end(handle, final)
+            if final < 0 or handle.exception is not None:
+                self.fail_rest(-errno.ECANCELED)
+                return
+        if self._position < len(self.links):
+            self._next_round()
+        elif self.waiter is not None:
+            self._engine.loop.wake(self.waiter)
+
+    def _next_round(self) -> None:
+        if self.cancelling or not self._engine.open:
+            self.fail_rest(-errno.ECANCELED)
+        else:
+            self._engine.admit_round(self)
+
+    def _end(self, handle: Handle, res: int) -> None:
+        handle.res = res
+        handle.state = COMPLETE
+        self._position += 1
+        self._engine.finish(handle)
+
+    def fail_rest(self, res: int) -> None:
+        """End every link that has not ended."""
+        while self._position < len(self.links):
+            self._end(self.links[self._position], res)
+        if self.waiter is not None:
+            self._engine.loop.wake(self.waiter)
+
+    def cancel(self) -> bool:
+        """The task that waits for the chain was cancelled: delivered only when no link is in flight."""
+        if self.finished():
+            return True
+        self.cancelling = True
+        if not any(link.state == SUBMITTED for link in self.links):
+            self.fail_rest(-errno.ECANCELED)
+            return True
+        self._engine.cancel_links(self._round)
+        return False

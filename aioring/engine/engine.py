@@ -1,0 +1,445 @@
+"""The engine of a ring: admission in order, one flush a tick, completion, the close of an fd.
+
+Between `ring/` above, which defines handles and takes their results, and the methods below, which carry them out. It
+knows nothing of what an operation means beyond its row. One engine belongs to one loop and one thread.
+
+Where KeyboardInterrupt may strike: CPython looks for signals after calls and at loops, never between two plain stores.
+So a handle changes hands by stores and one call, in an order in which being struck leaves it in two places rather than
+in none, and every step that takes it on is harmless when it is taken twice. `live` is the truth about what is in flight.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..buffers import alloc
+from ..errors import RingClosedError, WrongLoopError, os_error
+from ..handle import COMPLETE, DEFINED, STAGED, SUBMITTED, Handle
+from ..kernel.doorbell import Doorbell
+from ..loops import Loop
+from ..methods import Method
+from ..methods.worker import LAUNCH_INTERVAL, Worker
+from ..operations import CLOSE, READ, RUN, is_direct
+from .budget import Budget
+from .chains import Chain
+
+__all__ = ["Engine", "Fence"]
+
+logger = logging.getLogger("aioring")
+_TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked instead
+
+
+class Fence:
+    """An fd that is being closed. `close` waits for those that use it; `after` was asked later and runs later."""
+
+    __slots__ = ("after", "close", "owner", "then")
+
+    def __init__(self, owner: Handle | Chain) -> None:
+        self.owner = owner
+        self.close: Handle | Chain | None = None
+        self.after: deque[Handle | Chain] = deque()
+        self.then: list[Callable[[], Any]] = []
+
+
+class Engine:
+    """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival."""
+
+    def __init__(self, loop: Loop, method: Method, workers: Worker, depth: int) -> None:
+        self.loop = loop
+        self.method = method
+        self.workers = workers
+        self.depth = depth
+        self.open = True  # takes new I/O
+        self.ended = ""  # why not, once it does not
+        self.doorbell = Doorbell()
+        self.budget = Budget(loop)
+        self.live: dict[int, Handle] = {}
+        self.completed: deque[tuple[int, int]] = deque()
+        self.staged: deque[Handle] = deque()  # for the method
+        self.for_workers: deque[Handle] = deque()
+        self.backlog: deque[Handle | Chain] = deque()
+        self.users: dict[int, int] = {}  # fd: I/Os that were asked and are not complete
+        self.closing: dict[int, Fence] = {}
+        self.runs = 0  # `ring.run` jobs in flight: they take no slot
+        self.drains: list[Any] = []  # who waits until nothing is in flight any more
+        self.watched: list[int] = []  # fds that the loop watches for us
+        self.at_shut: list[Callable[[], Any]] = []  # the ring takes no more
+        self.at_end: list[Callable[[], Any]] = []  # it is gone: close what is yours
+        self.on_fence: Callable[[int], Any] | None = None  # an fd is to be closed: who only waits for it must go
+        self.thread = threading.get_ident()
+        self.tending: Callable[[], Any] | None = None
+        self._note: Callable[[Handle], Any] | None = getattr(method, "staged", None)  # methods that keep a trace
+        self._flush_soon = False
+        self._dead = 0  # cancelled handles that still stand in the backlog
+        try:
+            self.depth = method.start(self.doorbell, depth, self.live, self.completed)
+            if workers is not method:
+                workers.start(self.doorbell, depth, self.live, self.completed)
+        except BaseException:
+            self.doorbell.close()
+            raise
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise unless the ring is open and this code runs on its loop."""
+        if not self.open:
+            if self.ended == "forked":
+                raise WrongLoopError(
+                    "this ring belongs to the process that was forked; make one here: get_ring(), or Ring() in a loop"
+                )
+            raise RingClosedError("this ring is closed; make another, or use get_ring()")
+        if not self.loop.running_here():
+            raise WrongLoopError(
+                "this ring belongs to another event loop or thread; each loop has its own: get_ring(), or Ring() in it"
+            )
+
+    def ask(self, handle: Handle) -> None:
+        """Take a handle that is DEFINED. It is staged now, or when a slot is free and its fd is not being closed."""
+        fd = handle.fd
+        if self.closing and fd in self.closing:
+            self.closing[fd].after.append(handle)
+        elif handle.operation is CLOSE:
+            if self._fence(fd, handle):
+                self._enqueue(handle)
+        else:
+            if fd >= 0 and not handle.counted:
+                self.hold(fd)
+                handle.counted = True
+            self._enqueue(handle)
+
+    def ask_chain(self, chain: Chain) -> None:
+        """Take a chain. One that closes an fd waits as a close does."""
+        for link in chain.links:
+            fence = self.closing.get(link.fd)
+            if fence is not None and fence.owner is not chain:
+                fence.after.append(chain)
+                return
+            if link.operation is CLOSE and fence is None and not self._fence(link.fd, chain):
+                return
+        for link in chain.links:
+            if link.fd >= 0 and link.operation is not CLOSE and not link.counted:
+                self.hold(link.fd)
+                link.counted = True
+        self._enqueue(chain)
+
+    def _fence(self, fd: int, owner: Handle | Chain) -> bool:
+        """Begin to close `fd`. False: others use it, and the owner goes on when they are done."""
+        fence = self.closing[fd] = Fence(owner)
+        if self.on_fence is not None:
+            self.on_fence(fd)
+        if fd in self.users:
+            fence.close = owner
+            return False
+        return True
+
+    def after_close(self, fd: int, callback: Callable[[], Any]) -> None:
+        """Call back when the close of `fd` that is under way is through."""
+        self.closing[fd].then.append(callback)
+
+    def hold(self, fd: int) -> None:
+        """Count one more that uses `fd`: a close of it waits."""
+        self.users[fd] = self.users.get(fd, 0) + 1
+
+    def release(self, fd: int) -> None:
+        left = self.users[fd] - 1
+        if left:
+            self.users[fd] = left
+            return
+        del self.users[fd]
+        fence = self.closing.get(fd)
+        if fence is not None and fence.close is not None:
+            close, fence.close = fence.close, None
+            if isinstance(close, Chain):
+                self.ask_chain(close)
+            else:
+                self._enqueue(close)
+
+    def _used(self) -> int:
+        return len(self.live) + len(self.staged) + len(self.for_workers) - self.runs
+
+    def _enqueue(self, what: Handle | Chain) -> None:
+        if isinstance(what, Handle) and what.operation is RUN:
+            self.runs += 1
+            self._stage(what)
+        elif self.backlog or self._used() + self._needs(what) > self.depth:
+            self.backlog.append(what)
+        else:
+            self._admit(what)
+
+    def _needs(self, what: Handle | Chain) -> int:
+        return what.slots() if isinstance(what, Chain) else 1
+
+    def _admit(self, what: Handle | Chain) -> None:
+        if isinstance(what, Chain):
+            self.admit_round(what)
+        else:
+            self._stage(what)
+
+    def admit_round(self, chain: Chain) -> None:
+        """Stage a chain's next round. A later round goes at once: its chain had slots before."""
+        for handle in chain.stage_round():
+            self._stage(handle)
+
+    def _stage(self, handle: Handle) -> None:
+        ours = handle.tries <= _TRIES and self.method.takes(handle)
+        line = self.staged if ours else self.for_workers
+        handle.served_by = self.method.name if ours else self.workers.name
+        if self._note is not None:
+            self._note(handle)
+        handle.before, handle.token = handle.done, 0
+        # A store, then a call: KeyboardInterrupt cannot come between them.
+        handle.state = STAGED
+        line.append(handle)
+        if not self._flush_soon:
+            self.loop.call_soon(self.flush)
+            self._flush_soon = True
+
+    # --- the tick -----------------------------------------------------------------------------------------------------
+
+    # Hot path: `flush` and `on_doorbell` once a tick, `_complete` once an I/O; measured in benchmarks/ring_read.py.
+
+    def flush(self) -> None:
+        """Tell the methods all that is staged, in one go, and take what completed at once."""
+        self._flush_soon = False
+        if self.ended:
+            return
+        # Empty lines too: cancels may be waiting.
+        self.method.submit(self.staged)
+        if self.for_workers:
+            self.workers.submit(self.for_workers)
+        self.method.reap()
+        self._complete_all()
+        if self.workers.stuck() and self.tending is None:
+            self.tending = self.loop.call_later(LAUNCH_INTERVAL, self._tend)
+
+    def on_doorbell(self) -> None:
+        """The doorbell rang. It is silenced first: what is rung after the look rings again."""
+        if self.ended:
+            return
+        self.doorbell.drain()
+        self.workers.poll()
+        self.method.poll()
+        self._complete_all()
+
+    def _tend(self) -> None:
+        self.tending = None
+        if not self.ended:
+            self.workers.tend()
+            if self.workers.stuck():
+                self.tending = self.loop.call_later(LAUNCH_INTERVAL, self._tend)
+
+    def _complete_all(self) -> None:
+        completed = self.completed
+        for _ in range(len(completed)):  # what was there at entry, no more (invariant 8)
+            token, res = completed[0]
+            self._complete(token, res)
+            completed.popleft()
+        if completed:
+            self.doorbell.ring()
+        if self.backlog:
+            self._admit_waiting()
+        if self.drains and not self.busy():
+            for drain in self.drains:
+                drain.wake()
+
+    def _complete(self, token: int, res: int) -> None:
+        handle = self.live.get(token)
+        if handle is None:
+            return  # a cancel's own CQE, or seen before KeyboardInterrupt struck
+        if handle.token != token:
+            self.live.pop(token, None)  # its continuation is under way already
+            return
+        if handle.state == SUBMITTED:
+            chain = handle.chain
+            if chain is not None:
+                self.live.pop(token, None)
+                chain.arrived(handle, res)
+                return
+            final = self.settle(handle, res)
+            if final is None:
+                self._stage(handle)  # first: struck in between, it stands in two places and not in none
+                self.live.pop(token, None)
+                return
+            handle.res = final
+            handle.state = COMPLETE
+        self.finish(handle)
+
+    def settle(self, handle: Handle, res: int) -> int | None:
+        """What a completion comes to: the handle's result, or None if it has to go once more.
+
+        It goes once more after a short transfer (a read goes on until `length` or end of file, a write until all is
+        written: invariant 2), after EINTR and EAGAIN, and for O_DIRECT with memory that is aligned.
+        """
+        operation = handle.operation
+        stop = handle.cancelling or not self.open
+        if res > 0 and operation.transfers:
+            handle.done = handle.before + res  # not `+=`: struck by KeyboardInterrupt, this is computed again
+            if handle.done >= handle.length:
+                return res
+            return -errno.ECANCELED if stop else None
+        if res >= 0:
+            if res == 0 and operation.transfers and not operation.reads and handle.done < handle.length:
+                return -errno.EIO  # a write that moves nothing would be asked for ever
+            return res
+        if stop:
+            return -errno.ECANCELED if res in (-errno.EINTR, -errno.EAGAIN, -512) else res
+        if res == -errno.EINTR and operation.retries:
+            handle.tries += 1
+            return None
+        if res == -errno.EAGAIN and operation.retries and handle.served_by != self.workers.name:
+            handle.tries += 1  # from the blocking equivalent EAGAIN is the answer: O_NONBLOCK, a lease
+            return None
+        if res == -errno.EINVAL and operation.reads and handle.length and is_direct(handle.fd):
+            if handle.done % 512:
+                return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
+            if operation is READ and handle.view is None:
+                # Bytes objects are never aligned for O_DIRECT: read into memory that is, and copy.
+                handle.view, handle.memory, handle.address = alloc(handle.length), None, 0
+                return None
+        return res
+
+    def finish(self, handle: Handle) -> None:
+        """The handle is COMPLETE: count it off, wake who waits. Harmless when done twice."""
+        self.live.pop(handle.token, None)
+        operation = handle.operation
+        if operation is CLOSE:
+            self._closed_fd(handle.fd)
+        elif handle.counted:
+            handle.counted = False
+            self.release(handle.fd)
+        elif operation is RUN and handle.call is not None:
+            handle.call = None
+            self.runs -= 1
+        if handle.orphan:
+            self.dispose(handle)
+        elif handle.waiter is not None:
+            self.loop.wake(handle.waiter)
+        if handle.on_done is not None:
+            handle.on_done(handle)
+
+    def _closed_fd(self, fd: int) -> None:
+        """A close is through, or failed: what was asked after it goes on, with whatever that number means now."""
+        fence = self.closing.pop(fd, None)
+        if fence is None:
+            return
+        for callback in fence.then:
+            callback()
+        for what in fence.after:
+            if isinstance(what, Chain):
+                if not what.finished():
+                    self.ask_chain(what)
+            elif what.state == DEFINED:
+                self.ask(what)
+
+    def _admit_waiting(self) -> None:
+        backlog = self.backlog
+        while backlog:
+            what = backlog[0]
+            if isinstance(what, Chain):
+                if not what.finished():
+                    if self._used() + what.slots() > self.depth:
+                        return
+                    self.admit_round(what)
+            elif what.state == DEFINED:
+                if self._used() >= self.depth:
+                    return
+                self._stage(what)
+            backlog.popleft()
+
+    # --- cancelling ---------------------------------------------------------------------------------------------------
+
+    def cancel(self, handle: Handle) -> bool:
+        """The task that awaits the handle was cancelled. True: that may be delivered at once.
+
+        The handle keeps its memory until its completion has come, whoever awaits it (invariant 1).
+        """
+        state = handle.state
+        if state == COMPLETE:
+            self.dispose(handle)
+            return True
+        if handle.operation is CLOSE:
+            handle.orphan = True  # a close goes on: an fd that was given up must not stay open
+            return True
+        if state != SUBMITTED:
+            # Not told, or between two transfers: no memory is in anybody's hands.
+            handle.res = -errno.ECANCELED
+            handle.state = COMPLETE
+            handle.waiter = None
+            self.finish(handle)
+            if state == DEFINED:
+                self._sweep()
+            return True
+        self.ask_cancel(handle)
+        if handle.operation.settles:
+            return False
+        handle.orphan = True
+        return True
+
+    def cancel_links(self, links: list[Handle]) -> None:
+        for link in links:
+            if link.state == SUBMITTED:
+                self.ask_cancel(link)
+
+    def _sweep(self) -> None:
+        """Cancelled handles leave the backlog when their turn comes, or when they have become most of it."""
+        self._dead += 1
+        if self._dead > 64 and self._dead > len(self.backlog) // 2:
+            self._dead = 0
+            self.backlog = deque(
+                what
+                for what in self.backlog
+                if (not what.finished() if isinstance(what, Chain) else what.state == DEFINED)
+            )
+
+    def ask_cancel(self, handle: Handle) -> None:
+        handle.cancelling = True
+        (self.method if handle.served_by == self.method.name else self.workers).cancel(handle)
+        if not self._flush_soon:
+            self.loop.call_soon(self.flush)
+            self._flush_soon = True
+
+    def dispose(self, handle: Handle) -> None:
+        """Nobody will take this result: an fd in it must be closed."""
+        handle.orphan = False
+        if handle.opens() and handle.res >= 0:
+            fd, handle.res = handle.res, -errno.ECANCELED
+            close = Handle(CLOSE)
+            close.fd, close.orphan = fd, True
+            self.ask(close)
+
+    # --- one I/O, awaited ---------------------------------------------------------------------------------------------
+
+    async def do(self, handle: Handle) -> Any:
+        """Ask, wait, take."""
+        self.ask(handle)
+        await self.loop.park(handle, self.cancel)
+        return self.take(handle)
+
+    async def run(self, call: Callable[[], Any], fd: int = -1) -> Any:
+        """A blocking call on the ring's worker threads. `fd`: what it uses, so that a close waits for it."""
+        handle = Handle(RUN)
+        handle.fd, handle.call = fd, call
+        return await self.do(handle)
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def take(self, handle: Handle) -> Any:
+        """The result of a COMPLETE handle, or its error, raised."""
+        if handle.exception is not None:
+            raise handle.exception
+        res = handle.res
+        if res >= 0:
+            return handle.operation.result(handle, res)
+        if res == -errno.ECANCELED and not self.open:
+            raise RingClosedError(f"the ring was closed before this was done ({handle.describe(handle.served_by)})")
+        raise os_error(-res, handle.name, handle.name2, handle.describe(handle.served_by or "none"), handle.link)
+
+    def busy(self) -> bool:
+        """Whether anything is in flight or still to be told: what a closing ring waits for."""
+        return bool(self.live or self.staged or self.for_workers or self.completed or self.closing)

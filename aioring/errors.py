@@ -1,0 +1,64 @@
+"""Every error that aioring raises of its own, and how an errno becomes the right `OSError`.
+
+Called by the engine when an I/O has failed and by the ring when it is misused. Errors are made here and nowhere else,
+so that each one says what was asked, what happened and what to do instead.
+"""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+from typing import Any
+
+__all__ = ["AioringError", "RingClosedError", "RingUnavailableError", "WrongLoopError", "os_error"]
+
+
+class AioringError(Exception):
+    """Base of aioring's own errors. A failed I/O is an `OSError` instead."""
+
+
+class RingClosedError(AioringError):
+    """The ring is closed, was never started, or was closed while this operation waited."""
+
+
+class WrongLoopError(AioringError):
+    """The ring belongs to another event loop, another thread or another process."""
+
+
+class RingUnavailableError(AioringError, OSError):
+    """The method that was asked for by name cannot be had here.
+
+    `errno` is what the kernel said, `hint` says in words what refuses it and what to do.
+    """
+
+    def __init__(self, errno: int, message: str, hint: str) -> None:
+        super().__init__(errno, message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"[Errno {self.errno}] {self.strerror}: {self.hint}"
+
+
+# What the kernel restarts inside itself and lets slip out of openat and splice when they are cancelled: ERESTARTSYS,
+# ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK (linux/errno.h). They have no name in user space.
+RESTARTS = frozenset({512, 513, 514, 516})
+
+
+def os_error(
+    errno: int, filename: Any = None, filename2: Any = None, note: str | None = None, link: int | None = None
+) -> OSError:
+    """Make the `OSError` subclass for `errno`, with file names where they are known and a note of what was asked."""
+    if errno in RESTARTS:
+        errno = _errno.EINTR
+    if filename2 is not None:
+        error = OSError(errno, os.strerror(errno), filename, None, filename2)
+    elif filename is not None:
+        error = OSError(errno, os.strerror(errno), filename)
+    else:
+        error = OSError(errno, os.strerror(errno))
+    if note is not None:
+        error.add_note(note)
+    if link is not None:
+        error.link = link  # type: ignore[attr-defined]
+        error.add_note(f"link {link} of its chain")
+    return error

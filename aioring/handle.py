@@ -1,0 +1,72 @@
+"""A handle: one I/O from the moment it is defined until its result has been taken.
+
+Some facts about handles
+------------------------
+    DEFINED -> STAGED -> SUBMITTED -> COMPLETE
+       |         |                       ^
+       +---------+-----------------------+      (cancelled or failed before the method was told)
+
+* DEFINED: it waits for one of the ring's `depth` slots, or for others to be done with its fd. It holds no buffer.
+* STAGED: it has a slot; the next flush tells the method. A short transfer brings a SUBMITTED handle back to STAGED.
+* SUBMITTED: the method (the kernel, a worker thread) owns its buffer, path and iovecs. The handle stands in the
+  engine's `live` table from before the submission until the completion has been dealt with, so that neither a
+  cancelled task nor KeyboardInterrupt can free memory that the kernel still writes to (invariant 1).
+* COMPLETE: the method is done with it for good. `res` is what the CQE carried.
+
+`waiter` is whoever is to be woken. An *orphan* has none and never will: its task was cancelled, or the ring made it for
+itself. An orphan's result is disposed of (an fd that an orphaned open brought is closed), never delivered.
+
+Only the loop's thread touches a handle, but for a worker between claiming it and posting its completion.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .operations import OPEN, OPENAT2, Operation, Request
+
+__all__ = ["COMPLETE", "DEFINED", "STAGED", "STATES", "SUBMITTED", "Handle"]
+
+DEFINED, STAGED, SUBMITTED, COMPLETE = range(4)
+STATES = ("defined", "staged", "submitted", "complete")
+
+
+class Handle(Request):
+    """See the module's facts."""
+
+    state: int = DEFINED
+    number: int = 0  # in a trace
+    token: int = 0  # user_data: never repeats in the life of a ring
+    res: int = 0
+    tries: int = 0  # EINTR and EAGAIN answers so far
+    waiter: Any = None
+    orphan: bool = False
+    cancelling: bool = False
+    counted: bool = False  # stands in the engine's count of I/Os by fd
+    served_by: str = ""  # the method that it was told to
+    chain: Any = None  # the chain it is a link of
+    link: int | None = None  # which link of its chain
+    sqe_flags: int = 0  # IOSQE_IO_LINK, where its method links
+    together: int = 1  # how many SQEs, it and those behind it, must go in one submission
+    on_done: Any = None  # called with the handle instead of waking a waiter
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+
+    def finished(self) -> bool:
+        return self.state == COMPLETE
+
+    def opens(self) -> bool:
+        return self.operation is OPEN or self.operation is OPENAT2
+
+    def describe(self, method: str) -> str:
+        """What was asked, for the note of an error."""
+        op = self.operation
+        if op.transfers:
+            return f"aioring: {op.name} of {self.length} bytes at offset {self.offset} of fd {self.fd}, by {method}"
+        if self.name is not None:
+            return f"aioring: {op.name} of {self.name!r}, by {method}"
+        return f"aioring: {op.name} of fd {self.fd}, by {method}"
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.token} {self.operation.name} fd={self.fd} {STATES[self.state]}>"

@@ -1,0 +1,118 @@
+"""asyncio and uvloop: a doorbell is a reader, a waiter is a Future, a tick's end is a `call_soon`."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from asyncio import CancelledError
+from asyncio.events import _get_running_loop  # C, no exception where none runs
+from collections.abc import Callable, Coroutine
+from types import MethodType
+from typing import Any
+
+from . import Waitable
+
+__all__ = ["AsyncioLoop"]
+
+
+class AsyncioLoop:
+    """An asyncio event loop. Every method but `running_here` is for the loop's own thread."""
+
+    kind = "asyncio"
+    call_soon: Callable[..., Any]
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.key = loop
+        self._loop = loop
+        self.call_soon = loop.call_soon
+        self._create_future = loop.create_future
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def running_here(self) -> bool:
+        return _get_running_loop() is self._loop
+
+    def call_later(self, delay: float, callback: Callable[[], Any]) -> Callable[[], Any]:
+        return self._loop.call_later(delay, callback).cancel
+
+    def watch(self, fd: int, callback: Callable[[], Any]) -> None:
+        self._loop.add_reader(fd, callback)
+
+    def unwatch(self, fd: int) -> None:
+        if not self._loop.is_closed():
+            self._loop.remove_reader(fd)
+
+    async def unwatched(self) -> None:
+        return None
+
+    def wake(self, waiter: asyncio.Future[None]) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    async def park(self, thing: Waitable, on_cancel: Callable[[Any], bool]) -> None:
+        cancelled: CancelledError | None = None
+        while not thing.finished():
+            waiter = thing.waiter = self._create_future()
+            try:
+                await waiter
+            except CancelledError as error:
+                if on_cancel(thing):
+                    raise
+                cancelled = error
+            except BaseException:
+                # The coroutine is being closed (GeneratorExit): nobody will come back for the result.
+                on_cancel(thing)
+                raise
+        if cancelled is not None:
+            try:
+                raise cancelled
+            finally:
+                cancelled = None  # an exception must not hold the frame that holds it
+
+    def spawn(self, body: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Any]:
+        task = self._loop.create_task(body())
+        self._tasks.add(task)  # the loop itself holds tasks weakly
+        task.add_done_callback(self._tasks.discard)
+        return task.cancel
+
+    async def checkpoint(self) -> None:
+        return None
+
+    def at_close(self, callback: MethodType) -> None:
+        # Weak: a loop that lives for years must not keep every ring that was ever closed on it.
+        _CloseHook.of(self._loop).add(weakref.WeakMethod(callback))
+
+
+class _CloseHook:
+    """Stands in for `loop.close` on one loop object, so that a ring never outlives its loop.
+
+    asyncio has no hook for this: `shutdown_asyncgens` is called by `asyncio.run` and not by a bare `loop.close()`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.callbacks: list[weakref.WeakMethod[Any]] = []
+        self._loop = weakref.ref(loop)
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> _CloseHook:
+        hook = loop.__dict__.get("close")
+        if not isinstance(hook, cls):
+            hook = cls(loop)
+            loop.close = hook  # type: ignore[method-assign]
+        return hook
+
+    def add(self, callback: weakref.WeakMethod[Any]) -> None:
+        self.callbacks = [one for one in self.callbacks if one() is not None]
+        self.callbacks.append(callback)
+
+    def __call__(self) -> None:
+        loop = self._loop()
+        if loop is None:
+            return
+        if not loop.is_running():  # a running loop refuses to close: let it say so
+            loop.__dict__.pop("close", None)
+            for find in self.callbacks:
+                callback = find()
+                if callback is not None:
+                    callback()
+            self.callbacks.clear()
+        type(loop).close(loop)

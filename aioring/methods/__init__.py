@@ -1,0 +1,97 @@
+"""How I/O is carried out: PostgreSQL's `io_method`, behind one small protocol of verbs.
+
+`choose()` finds the method that a ring gets. A method is told handles and reports what a CQE would carry; continuation
+of short transfers, errors, cancellation and statistics are written once, in the engine above.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import MutableMapping
+from typing import Protocol
+
+from ..errors import RingUnavailableError
+from ..handle import Handle
+from ..kernel.doorbell import Doorbell
+from ..kernel.features import Unusable
+from ..kernel.liburing import find_route
+from .io_uring import IoUring
+from .sync import Sync
+from .worker import Worker
+
+__all__ = ["METHODS", "Method", "choose"]
+
+Completed = deque[tuple[int, int]]
+Live = MutableMapping[int, Handle]
+
+METHODS = ("auto", "io_uring", "worker", "sync")
+
+
+class Method(Protocol):
+    """A way to carry out I/O. Every verb is called on the loop's thread, and none of them waits.
+
+    A handle that is told must be in `live` under its `token` from before the kernel or a thread can see it; the engine
+    takes it out when it has dealt with the completion.
+    """
+
+    name: str
+    links: bool  # whether handles with `linked` set are carried out one after the other, stopping at a failure
+
+    def start(self, doorbell: Doorbell, depth: int, live: Live, completed: Completed) -> int:
+        """Get ready. Returns the depth that can be had. Raises `Unusable`."""
+        ...
+
+    def takes(self, handle: Handle) -> bool:
+        """Whether this method can carry the handle out; what it cannot goes to the workers."""
+        ...
+
+    def submit(self, staged: deque[Handle]) -> None:
+        """Take all handles that are STAGED from the left, and drop those that no longer are."""
+        ...
+
+    def reap(self) -> None:
+        """Append `(token, res)` to `completed` for what is known to be complete."""
+        ...
+
+    def poll(self) -> None:
+        """The doorbell rang: find out what is complete, then as `reap`."""
+        ...
+
+    def cancel(self, handle: Handle) -> None:
+        """Ask that a submitted handle end early. It completes in any case, with -ECANCELED or with its result."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. Nothing is in flight, or its memory has been leaked on purpose."""
+        ...
+
+    def abandon(self) -> None:
+        """In a forked child: close what was inherited, without a word to the kernel that the parent would hear."""
+        ...
+
+
+def choose(wanted: str, workers: int, liburing: str | None) -> tuple[Method, str | None]:
+    """The method for `wanted` ("auto", "io_uring", "worker", "sync") and, for a fallback still to happen, None.
+
+    Only makes the object; whether it works is found out by `start`.
+    """
+    if wanted in ("auto", "io_uring"):
+        try:
+            return IoUring(find_route(liburing)), None
+        except OSError as error:
+            if wanted == "io_uring":
+                code = error.errno or errno.ENOENT
+                hint = f"{error}; unset AIORING_LIBURING to use what is found"
+                raise RingUnavailableError(code, "io_uring cannot be used", hint) from None
+            return Worker(workers), f"AIORING_LIBURING={liburing!r} cannot be loaded: {error}"
+    if wanted == "worker":
+        return Worker(workers), None
+    if wanted == "sync":
+        return Sync(), None
+    raise ValueError(f"unknown method {wanted!r}: one of {', '.join(METHODS)}, or a method object")
+
+
+def unavailable(error: Unusable) -> RingUnavailableError:
+    """What `Ring(method="io_uring")` raises where it cannot be had."""
+    return RingUnavailableError(error.errno or errno.ENOSYS, "io_uring cannot be used", error.hint)

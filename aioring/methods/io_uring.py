@@ -1,0 +1,197 @@
+"""io_uring: a handle becomes an SQE, a CQE becomes a completion.
+
+Some facts about io_uring that this file depends on
+---------------------------------------------------
+* Under DEFER_TASKRUN completions are posted only inside io_uring_enter(2) with GETEVENTS, by the thread that submits;
+  the eventfd rings when there is work, and the enter makes it into CQEs, at most 20 at a time. For linked chains the
+  eventfd does not ring again for the rest: while IORING_SQ_TASKRUN is set we enter again, 8 times at most, then ring
+  the doorbell ourselves so that the loop gets a turn.
+* The kernel looks a plain request's fd up when it is submitted, a linked one's when its turn comes.
+* A chain ends where a submission ends: a link that is cut off from its predecessor by an enter runs at once.
+* A cancel of a request that runs on a disk answers ENOENT or EALREADY, and the request completes as if nothing had been
+  asked. Every request completes exactly once, cancelled or not: only its own CQE says that the kernel is done with its
+  memory.
+
+Where KeyboardInterrupt may strike: CPython looks for signals after calls and at loops, never between two plain stores.
+A token is the position of its SQE counted without bound; the SQ tail is the only record of what was pushed, so a
+submit that was struck finds out whether its last handle was pushed by comparing its token with the tail.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import MutableMapping, Sequence
+
+from ..handle import STAGED, SUBMITTED, Handle
+from ..kernel import abi
+from ..kernel.doorbell import Doorbell
+from ..kernel.features import LADDER, open_queues
+from ..kernel.liburing import Route, find_route
+from ..kernel.rings import Queues
+
+__all__ = ["IoUring"]
+
+_TURNS = 8
+
+
+class IoUring:
+    """One ring of the kernel. Only the thread that started it may touch it.
+
+    `ladder` and `refuse` are for tests: other set-up flags, and opcodes that a sandbox refuses.
+    """
+
+    name = "io_uring"
+    links = True
+
+    def __init__(
+        self,
+        route: Route | None = None,
+        *,
+        ladder: Sequence[int] = LADDER,
+        refuse: frozenset[int] = frozenset(),
+    ) -> None:
+        self.route = route or find_route()
+        self._ladder, self._refuse = ladder, refuse
+        self._opcodes: frozenset[int] = frozenset()
+        self._position = 1 << 32  # congruent to the SQ tail, which starts at 0
+        self._lost = 0  # tokens of handles that could not be packed: negative, so never a position
+        self._cancels: deque[int] = deque()
+
+    def start(
+        self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
+    ) -> int:
+        self._doorbell, self._live, self._completed = doorbell, live, completed
+        self._queues, self._opcodes, self.flags = open_queues(
+            self.route, depth, doorbell.fd, ladder=self._ladder, refuse=self._refuse
+        )
+        if not self.flags & abi.SETUP_DEFER_TASKRUN:
+            # CLOSE by the ring leaves ETXTBSY behind in execve before 5.15.90 and 6.1 (libuv#4059, #4141).
+            self._opcodes -= {abi.OP_CLOSE}
+        self.links = bool(self._queues.mapped.features & abi.FEAT_LINKED_FILE)
+        return min(depth, self._queues.sq_entries)
+
+    def takes(self, handle: Handle) -> bool:
+        operation = handle.operation
+        return operation.opcode in self._opcodes and (operation.fits is None or operation.fits(handle))
+
+    # Hot path: once per I/O (`submit`) and once per tick (`reap`); measured in benchmarks/ring_read.py.
+
+    def submit(self, staged: deque[Handle]) -> None:
+        queues, live, push = self._queues, self._live, self._queues.push
+        position = self._resync()
+        room = queues.sq_entries - queues.staged()
+        while staged:
+            handle = staged[0]
+            if handle.state != STAGED:
+                staged.popleft()
+                continue
+            if handle.token == position - 1:  # struck by KeyboardInterrupt after it was pushed
+                handle.state = SUBMITTED
+                staged.popleft()
+                continue
+            if room < handle.together:
+                self._enter()
+                room = queues.sq_entries - queues.staged()
+                if room < handle.together:
+                    break  # the kernel takes nothing now; the doorbell brings us back
+            operation = handle.operation
+            try:
+                fd, off, address, length, op_flags = operation.pack(handle)  # type: ignore[misc]
+            except Exception as error:
+                self._fail(handle, error)
+                staged.popleft()
+                continue
+            handle.token = position
+            live[position] = handle  # before the kernel can know of it
+            push(operation.opcode, handle.sqe_flags, fd, off, address, length, op_flags, position)  # type: ignore[arg-type]
+            handle.state = SUBMITTED
+            position += 1
+            room -= 1
+            staged.popleft()
+        self._position = position
+        if self._cancels:
+            self._push_cancels()
+        if queues.staged():
+            self._enter()
+
+    def _resync(self) -> int:
+        """The position of the next SQE, from the tail in the mapped memory."""
+        self._position += (self._queues.tail() - self._position) & 0xFFFFFFFF
+        return self._position
+
+    def _enter(self) -> None:
+        queues = self._queues
+        for _ in range(_TURNS):
+            code = queues.submit()
+            if code >= 0:
+                if not queues.staged():
+                    return
+            elif code == -errno.EBUSY or code == -errno.EAGAIN:
+                # The CQ is full (before 5.19), or the kernel is out of memory for requests: make room, try again.
+                queues.get_events()
+                queues.reap(self._completed)
+            elif code != -errno.EINTR:
+                self._take_back(code)
+                return
+        self._doorbell.ring()  # come back next tick with what the kernel did not take
+
+    def _take_back(self, code: int) -> None:
+        """The kernel refuses to be entered: what it did not take fails with its errno."""
+        end = self._resync()
+        n = self._queues.staged()
+        for token in range(end - n, end):
+            if token in self._live:
+                self._completed.append((token, code))
+        # The tail goes back over them. Tokens must not: the next position is a whole turn of the counter further on.
+        self._queues.take_back()
+        self._position = end + (1 << 32) - n
+
+    def _fail(self, handle: Handle, error: Exception) -> None:
+        """It could not even be packed (no memory for its buffer)."""
+        self._lost -= 1
+        handle.exception = error
+        handle.token = self._lost
+        self._live[self._lost] = handle
+        handle.state = SUBMITTED
+        self._completed.append((self._lost, -errno.ENOMEM))
+
+    def reap(self) -> None:
+        queues = self._queues
+        queues.reap(self._completed)
+        if queues.pending():
+            for _ in range(_TURNS):
+                queues.get_events()
+                queues.reap(self._completed)
+                if not queues.pending():
+                    return
+            self._doorbell.ring()
+
+    def poll(self) -> None:
+        if self._queues.staged():
+            self._enter()  # left over from a turn in which the kernel took nothing
+        else:
+            self._queues.get_events()
+        self.reap()
+
+    def cancel(self, handle: Handle) -> None:
+        self._cancels.append(handle.token)
+
+    def _push_cancels(self) -> None:
+        """IORING_OP_ASYNC_CANCEL for what is still in flight. Its own CQE carries a token that nobody waits for."""
+        queues, cancels = self._queues, self._cancels
+        while cancels:
+            if cancels[0] in self._live:
+                if queues.staged() >= queues.sq_entries:
+                    self._enter()
+                    if queues.staged() >= queues.sq_entries:
+                        return
+                queues.push(abi.OP_ASYNC_CANCEL, 0, -1, 0, cancels[0], 0, 0, self._resync())
+            cancels.popleft()
+        self._resync()
+
+    def close(self) -> None:
+        self._queues.close()
+
+    def abandon(self) -> None:
+        self._queues.close()

@@ -1,0 +1,240 @@
+"""worker: aioring's own daemon threads carry I/O out by blocking calls. What people get where io_uring is refused.
+
+The pool grows from 2 threads to `workers` on demand and shrinks when idle, by PostgreSQL 19's rule (`method_worker.c`):
+one idle worker is woken for a batch, each that takes a job wakes one more while there are jobs, lowest number first; a
+worker that finds more jobs waiting than there are workers starts another, at most one in 100 ms; only the highest number
+leaves, after 60 s idle. Unlike PostgreSQL the queue is unbounded (`depth` bounds it above) and a job is never run by the
+one who submits it: that would block the loop.
+
+Every ring has a pool, whatever its method: what the kernel has no opcode for goes here, and `ring.run`.
+
+Some facts about these threads
+------------------------------
+* `queue` keeps the order and `pending` says what is still to be had: `dict.pop` of one key is one step that the GIL (or
+  the dict's own lock, in free-threaded builds) makes whole. Who pops a handle from `pending` has claimed it: a worker
+  to run it, or a cancel to drop it. Nobody claims more than the one it runs, so a hung call holds up no other.
+* A worker posts to `completed` and rings the doorbell only if nobody has since the loop last looked: one write(2) a
+  batch. The loop clears `rung` before it looks, so what is posted later rings again.
+* Threads are daemons and are never joined: closing a ring, or leaving the interpreter, waits for no hung call.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections import deque
+from collections.abc import MutableMapping
+
+from ..handle import STAGED, SUBMITTED, Handle
+from ..kernel.doorbell import Doorbell
+from ..operations import carry_out
+
+__all__ = ["Worker"]
+
+MIN_WORKERS = 2  # io_min_workers
+LAUNCH_INTERVAL = 0.1  # seconds; io_worker_launch_interval
+IDLE_TIMEOUT = 60.0  # seconds; io_worker_idle_timeout
+_FIRST = 1 << 62  # tokens beyond any SQE's position
+
+
+class _Thread:
+    """One worker: its number, and the lock on which it sleeps (released to wake it)."""
+
+    __slots__ = ("number", "wake")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class Worker:
+    """A pool of threads. Public verbs are for the loop's thread; `_work` and what it calls run on the workers."""
+
+    name = "worker"
+    links = False
+
+    def __init__(self, workers: int = 8, *, idle_timeout: float = IDLE_TIMEOUT) -> None:
+        self.most = workers
+        self.least = min(MIN_WORKERS, workers)
+        self._idle_timeout = idle_timeout
+        self._token = _FIRST
+        self._queue: deque[Handle] = deque()
+        self._pending: dict[Handle, None] = {}
+        self._idle: dict[int, _Thread] = {}
+        self._threads: dict[int, _Thread] = {}
+        self._growing = threading.Lock()
+        self._launched = 0.0
+        self._rung = False
+        self._closed = False
+        self.carried_out = 0
+
+    def start(
+        self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
+    ) -> int:
+        self._live, self._completed = live, completed
+        self._doorbell = doorbell.twin()
+        return depth
+
+    def takes(self, handle: Handle) -> bool:
+        return True
+
+    def submit(self, staged: deque[Handle]) -> None:
+        pending, queue, live = self._pending, self._queue, self._live
+        while staged:
+            handle = staged[0]
+            if handle.state == STAGED:
+                self._token += 1
+                handle.token = self._token
+                live[self._token] = handle
+                # KeyboardInterrupt strikes after calls: not between the first of these three lines and the third.
+                handle.state = SUBMITTED
+                pending[handle] = None
+                queue.append(handle)
+            staged.popleft()
+        if pending:
+            self._wake_one()
+
+    def reap(self) -> None:
+        self._rung = False
+
+    def poll(self) -> None:
+        self._rung = False
+
+    def cancel(self, handle: Handle) -> None:
+        """Wins only if no worker has claimed it."""
+        if self._pending.pop(handle, handle) is None:
+            self._completed.append((handle.token, -errno.ECANCELED))
+            self._ring()
+
+    def stuck(self) -> bool:
+        """Whether jobs wait while every worker is busy and another could be started: look again later."""
+        return bool(self._pending) and not self._idle and len(self._threads) < self.most
+
+    def tend(self) -> None:
+        """Start one more worker if jobs have waited. Called by the loop's timer while `stuck`: a pool whose workers
+        all hang can notice nothing by itself."""
+        if self.stuck():
+            self._launch(self.most)
+
+    def close(self) -> None:
+        with self._growing:
+            if self._closed:
+                return
+            self._closed = True
+            self._leave()
+        for thread in list(self._threads.values()):
+            self._wake(thread)
+
+    def abandon(self) -> None:
+        # The child has none of the threads, and a lock may be held for ever by one of them: take none.
+        self._closed = True
+        self._doorbell.close()
+
+    def threads(self) -> int:
+        return len(self._threads)
+
+    # --- waking and growing -------------------------------------------------------------------------------------------
+
+    def _wake_one(self) -> None:
+        idle = self._idle
+        while idle:
+            try:
+                thread = idle.pop(min(idle))
+            except (KeyError, ValueError, RuntimeError):
+                continue  # another took it, or the dict changed under `min`
+            self._wake(thread)
+            return
+        self._launch(self.least)
+
+    @staticmethod
+    def _wake(thread: _Thread) -> None:
+        try:
+            thread.wake.release()
+        except RuntimeError:
+            pass  # already woken
+
+    def _launch(self, limit: int) -> None:
+        """Start one worker if there are fewer than `limit`, with the lowest free number."""
+        with self._growing:
+            if len(self._threads) >= limit or self._closed:
+                return
+            number = next(i for i in range(limit) if i not in self._threads)
+            thread = self._threads[number] = _Thread(number)
+            self._launched = time.monotonic()
+        try:
+            threading.Thread(
+                target=self._work, args=(thread,), name=f"aioring-worker-{number}", daemon=True
+            ).start()
+        except BaseException:
+            self._threads.pop(number, None)
+            if not self._threads:
+                raise  # RuntimeError, can't start new thread: with no worker at all nothing would ever be done
+
+    # --- on the worker ------------------------------------------------------------------------------------------------
+
+    def _claim(self) -> Handle | None:
+        while True:
+            try:
+                handle = self._queue.popleft()
+            except IndexError:
+                return None
+            if self._pending.pop(handle, handle) is None:
+                return handle
+
+    def _work(self, me: _Thread) -> None:
+        """Run jobs until told to leave."""
+        while not self._closed:
+            handle = self._claim()
+            if handle is None:
+                if not self._sleep(me):
+                    return
+                continue
+            if self._queue:
+                self._get_help()
+            res = carry_out(handle)
+            self.carried_out += 1
+            self._completed.append((handle.token, res))
+            del handle
+            self._ring()
+        with self._growing:
+            self._threads.pop(me.number, None)
+            self._leave()
+
+    def _leave(self) -> None:
+        """The last to leave a closed pool closes its doorbell: a thread that hangs keeps the fd until it is through."""
+        if self._closed and not self._threads:
+            self._doorbell.close()
+
+    def _get_help(self) -> None:
+        """More jobs wait: wake one more worker, or start one (PostgreSQL 19, `pgaio_worker_maybe_grow`)."""
+        n = len(self._threads)
+        if self._idle or n < self.least:
+            self._wake_one()
+        elif n < self.most and len(self._queue) > n and time.monotonic() - self._launched >= LAUNCH_INTERVAL:
+            self._launch(self.most)
+
+    def _sleep(self, me: _Thread) -> bool:
+        """Wait for work. False: leave the pool."""
+        self._idle[me.number] = me
+        # Either we see what was queued before this look, or who queues after it sees us idle and wakes us.
+        if self._queue or self._closed:
+            self._idle.pop(me.number, None)
+            return True
+        while not me.wake.acquire(timeout=self._idle_timeout):
+            with self._growing:
+                highest = me.number == max(self._threads)
+                if highest and len(self._threads) > self.least and self._idle.pop(me.number, None) is me:
+                    del self._threads[me.number]
+                    self._leave()
+                    return False
+        # Woken before we lay down (by the wake meant for the last turn) we may still stand there as idle: a busy worker
+        # that is taken for an idle one swallows a wake.
+        self._idle.pop(me.number, None)
+        return True
+
+    def _ring(self) -> None:
+        if not self._rung:
+            self._rung = True
+            self._doorbell.ring()

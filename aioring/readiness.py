@@ -1,0 +1,314 @@
+"""Waiting for what cannot seek: pipes, FIFOs, ttys, sockets, eventfds. The same on every method.
+
+A read of such a file may wait for ever, so it is not handed to the kernel or to a worker: it is waited for by readiness,
+which consumes nothing and holds no worker and no slot of `depth`, and then carried out in place with no await before the
+return, so that a cancelled read loses no byte (invariant 6).
+
+Some facts about readiness
+--------------------------
+* One epoll a ring, watched by the loop through its own fd. Each waited-for file is registered under a dup, so that an fd
+  that others close, or give to another file, meanwhile still reads what was asked for, as a blocked read(2) would.
+* RWF_NOWAIT makes the transfer one that cannot wait; pipes and sockets take it. Named FIFOs and ttys refuse it
+  (EOPNOTSUPP): they are opened once more through /proc/self/fd with O_NONBLOCK, for the length of one transfer. A pty
+  master cannot be (that would make a new pty) and is read plainly after a poll.
+* There is no event for "a FIFO has got a peer": a reader that blocks in open(2) shows nothing that epoll or inotify
+  could see. Opening a FIFO is therefore tried without blocking, again and again, every 20 ms at most. tee(2) tells
+  whether a FIFO has a writer, without taking what that writer wrote.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import struct
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from .engine import Engine
+from .errors import RingClosedError, os_error
+from .kernel.at_once import tee
+
+__all__ = ["Readiness"]
+
+READ, WRITE = 0, 1
+_EPOLL = getattr(select, "epoll", None)
+_MOST = 1 << 20  # bytes in one transfer: more than any pipe holds
+_PIPE_BUF = 4096  # a write of no more never blocks once poll has reported room (pipe(7))
+_TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: succeeds on a pty master only
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class _Wait:
+    """One task that waits for one direction of one file."""
+
+    __slots__ = ("error", "over", "waiter")
+
+    def __init__(self) -> None:
+        self.waiter: Any = None
+        self.over = False
+        self.error: BaseException | None = None
+
+    def finished(self) -> bool:
+        return self.over
+
+
+class _File:
+    """What is registered: a dup of the fd that was asked for, and who waits to read and to write."""
+
+    __slots__ = ("asked", "fd", "identity", "lines", "users")
+
+    def __init__(self, asked: int, fd: int, identity: tuple[int, int]) -> None:
+        self.asked = asked
+        self.fd = fd
+        self.identity = identity
+        self.users = 0
+        self.lines: tuple[deque[_Wait], deque[_Wait]] = (deque(), deque())
+
+    def mask(self) -> int:
+        return (select.EPOLLIN if self.lines[READ] else 0) | (select.EPOLLOUT if self.lines[WRITE] else 0)
+
+
+class Readiness:
+    """One epoll of one ring. The loop's thread only."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._epoll: Any = None
+        self._files: dict[int, _File] = {}  # by the fd that was asked for
+        self._by_dup: dict[int, _File] = {}
+        engine.at_shut.append(self._shut)
+        engine.at_end.append(self._end)
+        engine.on_fence = self.cancel_fd
+
+    # --- transfers ----------------------------------------------------------------------------------------------------
+
+    async def transfer(self, fd: int, way: int, attempt: Callable[[int, int], int]) -> int:
+        """Wait until `attempt(fd, flags)` moves bytes, and return how many: one transfer.
+
+        `attempt` is `os.preadv` or `os.pwritev` on prepared buffers. Cancelling takes the task out of the line; nothing
+        has been transferred then. Raises what `attempt` raises, and ECANCELED where the fd is closed through aioring.
+        """
+        engine = self._engine
+        await engine.loop.checkpoint()
+        await self._fenced(fd)
+        engine.hold(fd)
+        file: _File | None = None
+        try:
+            await engine.budget.turn()
+            engine.check()
+            while True:
+                try:
+                    return _without_waiting(fd if file is None else file.fd, way, attempt)
+                except BlockingIOError:
+                    pass
+                if file is None:
+                    file = self._register(fd)
+                try:
+                    self._watch(file, way)
+                except PermissionError:  # epoll_ctl(2): EPERM, it has no poll; few devices are like that
+                    return int(await engine.run(lambda: attempt(fd, 0), fd=fd))
+                await self._wait(file, way)
+        finally:
+            if file is not None:
+                file.users -= 1
+                self._drop(file)
+            if not engine.ended:
+                engine.release(fd)
+
+    async def _fenced(self, fd: int) -> None:
+        """What is asked while the fd is being closed comes after the close."""
+        engine = self._engine
+        while fd in engine.closing:
+            wait = _Wait()
+            engine.after_close(fd, lambda wait=wait: self._finish(wait))
+            await engine.loop.park(wait, _leave)
+            engine.check()
+
+    async def _wait(self, file: _File, way: int) -> None:
+        wait, line = _Wait(), file.lines[way]
+        line.append(wait)
+
+        def leave(_: _Wait) -> bool:
+            with suppress(ValueError):
+                line.remove(wait)
+            return True
+
+        await self._engine.loop.park(wait, leave)
+        if wait.error is not None:
+            raise wait.error
+
+    def _register(self, fd: int) -> _File:
+        """The file of `fd`, with one user more: shared by all who wait for the same fd."""
+        st = os.fstat(fd)
+        identity = (st.st_dev, st.st_ino)
+        file = self._files.get(fd)
+        if file is None or file.identity != identity:
+            file = _File(fd, os.dup(fd), identity)
+            self._files[fd] = self._by_dup[file.fd] = file
+        file.users += 1
+        return file
+
+    def _watch(self, file: _File, way: int) -> None:
+        if self._epoll is None:
+            if _EPOLL is None:  # pragma: no cover - not Linux
+                raise OSError(errno.ENOSYS, "waiting for what cannot seek needs epoll; use the event loop's own streams")
+            self._epoll = _EPOLL()
+            self._engine.watched.append(self._epoll.fileno())
+            self._engine.loop.watch(self._epoll.fileno(), self._on_ready)
+        mask = file.mask() | (select.EPOLLIN if way == READ else select.EPOLLOUT)
+        try:
+            self._epoll.modify(file.fd, mask)
+        except FileNotFoundError:
+            self._epoll.register(file.fd, mask)
+
+    def _on_ready(self) -> None:
+        if self._engine.ended or self._epoll is None:
+            return
+        for fd, events in self._epoll.poll(0):
+            file = self._by_dup.get(fd)
+            if file is None:
+                continue
+            broken = events & (select.EPOLLHUP | select.EPOLLERR)
+            for way, bits in ((READ, select.EPOLLIN), (WRITE, select.EPOLLOUT)):
+                # One a turn, in order: who is woken takes what is there, and the rest are asked about again.
+                if events & bits or broken:
+                    line = file.lines[way]
+                    if line:
+                        self._finish(line.popleft())
+            mask = file.mask()
+            if mask:
+                self._epoll.modify(fd, mask)
+            else:
+                # Not watched while those that were woken look: level-triggered, it would ring every turn.
+                self._epoll.unregister(fd)
+
+    def _finish(self, wait: _Wait) -> None:
+        wait.over = True
+        if wait.waiter is not None:
+            self._engine.loop.wake(wait.waiter)
+
+    def _drop(self, file: _File) -> None:
+        """Close the dup when nobody waits for the file any more."""
+        if file.users or file.fd not in self._by_dup:
+            return
+        del self._by_dup[file.fd]
+        if self._files.get(file.asked) is file:
+            del self._files[file.asked]
+        with suppress(OSError, ValueError):
+            self._epoll.unregister(file.fd)
+        os.close(file.fd)
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def cancel_fd(self, fd: int) -> None:
+        """The fd is being closed through aioring: who waits for it is cancelled with ECANCELED."""
+        file = self._files.get(fd)
+        if file is not None:
+            self._fail(file, lambda: os_error(errno.ECANCELED, note=f"fd {fd} was closed while this waited for it"))
+
+    def _fail(self, file: _File, make: Callable[[], BaseException]) -> None:
+        for line in file.lines:
+            while line:
+                wait = line.popleft()
+                wait.error = make()
+                self._finish(wait)
+
+    def _shut(self) -> None:
+        for file in list(self._by_dup.values()):
+            self._fail(file, lambda: RingClosedError("the ring was closed while this waited"))
+
+    def _end(self) -> None:
+        for file in list(self._by_dup.values()):
+            self._by_dup.pop(file.fd)
+            os.close(file.fd)
+        self._files.clear()
+        if self._epoll is not None:
+            self._epoll.close()
+            self._epoll = None
+
+    # --- FIFOs --------------------------------------------------------------------------------------------------------
+
+    async def sleep(self, seconds: float) -> None:
+        """Until a timer of the loop: for what has no event."""
+        wait = _Wait()
+        take_back = self._engine.loop.call_later(seconds, lambda: self._finish(wait))
+        try:
+            await self._engine.loop.park(wait, _leave)
+        finally:
+            take_back()
+        self._engine.check()
+
+    async def fifo_has_writer(self, fd: int) -> None:
+        """Wait until somebody has the FIFO open for writing, as a blocking open for reading does."""
+        source, sink = os.pipe()
+        try:
+            delay = 0.001
+            while not _has_writer(fd, sink):
+                await self.sleep(delay)
+                delay = min(delay * 2, 0.02)
+        finally:
+            os.close(source)
+            os.close(sink)
+
+
+def _leave(_: _Wait) -> bool:
+    return True
+
+
+def _has_writer(fd: int, sink: int) -> bool:
+    try:
+        # 0: nothing in it and nobody could write. A writer that came, wrote nothing and left shows as POLLHUP.
+        if tee(fd, sink, 1):
+            return True
+    except BlockingIOError:
+        return True
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
+def is_fifo(fd: int) -> bool:
+    return stat.S_ISFIFO(os.fstat(fd).st_mode)
+
+
+def _without_waiting(fd: int, way: int, attempt: Callable[[int, int], int]) -> int:
+    """One transfer that cannot wait, or BlockingIOError."""
+    if _NOWAIT:
+        try:
+            return attempt(fd, _NOWAIT)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+    poll = select.poll()
+    poll.register(fd, select.POLLIN if way == READ else select.POLLOUT)
+    if not poll.poll(0):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    twin = _twin(fd, way)
+    if twin is None:
+        return attempt(fd, 0)
+    try:
+        return attempt(twin, 0)
+    finally:
+        os.close(twin)
+
+
+def _twin(fd: int, way: int) -> int | None:
+    """The same FIFO or tty, opened once more without blocking; None where that cannot be."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISCHR(mode):
+        if not os.isatty(fd):
+            return None
+        with suppress(OSError):
+            fcntl.ioctl(fd, _TIOCGPTN, struct.pack("I", 0))
+            return None  # a pty master: opening it makes a new pty
+    elif not stat.S_ISFIFO(mode):
+        return None
+    with suppress(OSError):
+        flags = os.O_RDONLY if way == READ else os.O_WRONLY
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return None

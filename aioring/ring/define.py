@@ -1,0 +1,226 @@
+"""From arguments to a handle: what `read(fd, offset, n)` and its siblings ask for, checked.
+
+Used by the methods of `Ring`, by `start_read` and `start_write`, and by chains, so that all three say the same of the
+same bad argument. Nothing here touches the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from operator import index
+from typing import Any
+
+from ..buffers import lent_bytes, lent_writable
+from ..handle import Handle
+from ..kernel import abi
+from ..operations import (
+    ADVISE, ALLOCATE, CLOSE, FSYNC, LINK, MKDIR, OPEN, OPENAT2, READ, READINTO, READV, RENAME, RMDIR, STAT, SYMLINK,
+    SYNC_RANGE, TRUNCATE, UNLINK, WRITE, WRITEV,
+)  # fmt: skip
+
+__all__ = [
+    "StrOrBytesPath", "advise", "allocate", "close", "fsync", "link", "mkdir", "open_", "read", "readinto", "readv",
+    "rename", "rmdir", "stat", "symlink", "sync_range", "truncate", "unlink", "write", "writev",
+]  # fmt: skip
+
+StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+_MAX = (1 << 63) - 1
+
+
+def descriptor(fd: Any) -> int:
+    """An fd, or what has one (`fileno()`), as `os.fsync` takes it."""
+    if type(fd) is not int:
+        fd = index(fd) if hasattr(fd, "__index__") or not hasattr(fd, "fileno") else index(fd.fileno())
+    if not -(1 << 31) <= fd < 1 << 31:
+        raise OverflowError("fd is less than minimum" if fd < 0 else "fd is greater than maximum")
+    return int(fd)
+
+
+def _offset(offset: int) -> int:
+    offset = index(offset)
+    if offset < 0:
+        raise ValueError(
+            f"offset {offset}: must not be negative; -1, at the file's own position, is for what cannot seek only"
+            if offset == -1
+            else f"offset {offset}: must not be negative"
+        )
+    if offset > _MAX:
+        raise OverflowError(f"offset {offset}: too large for off_t")
+    return offset
+
+
+def _size(n: int, name: str = "n") -> int:
+    n = index(n)
+    if n < 0:
+        raise ValueError(f"{name} {n}: must not be negative")
+    if n > sys.maxsize:
+        raise OverflowError(f"{name} {n}: too large for ssize_t")
+    return n
+
+
+def path_of(path: Any) -> tuple[str | bytes, bytes]:
+    """A path as the caller gave it, and as the kernel takes it: encoded, with a NUL."""
+    name = os.fspath(path)
+    raw = os.fsencode(name)
+    if b"\0" in raw:
+        raise ValueError("embedded null byte")
+    return name, raw + b"\0"
+
+
+def _directory(dir_fd: int | None) -> int:
+    return abi.AT_FDCWD if dir_fd is None else descriptor(dir_fd)
+
+
+def _named(operation: Any, path: Any, dir_fd: int | None = None) -> Handle:
+    handle = Handle(operation)
+    handle.name, handle.path = path_of(path)
+    handle.fd = _directory(dir_fd)
+    return handle
+
+
+def _two_named(operation: Any, src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None) -> Handle:
+    handle = _named(operation, src, src_dir_fd)
+    handle.name2, handle.path2 = path_of(dst)
+    handle.fd2 = _directory(dst_dir_fd)
+    return handle
+
+
+def _transfer(operation: Any, fd: Any, offset: int) -> Handle:
+    handle = Handle(operation)
+    handle.fd = descriptor(fd)
+    handle.offset = _offset(offset)
+    return handle
+
+
+def read(fd: Any, offset: int, n: int) -> Handle:
+    handle = _transfer(READ, fd, offset)
+    handle.length = _size(n)
+    return handle
+
+
+def readinto(fd: Any, offset: int, buffer: Any) -> Handle:
+    handle = _transfer(READINTO, fd, offset)
+    handle.view = view = lent_writable(buffer)
+    handle.length = view.nbytes
+    return handle
+
+
+def readv(fd: Any, offset: int, buffers: Iterable[Any]) -> Handle:
+    handle = _transfer(READV, fd, offset)
+    handle.views = views = [lent_writable(buffer) for buffer in buffers]
+    handle.length = sum(view.nbytes for view in views)
+    return handle
+
+
+def write(fd: Any, offset: int, data: Any) -> Handle:
+    handle = _transfer(WRITE, fd, offset)
+    handle.view = data if type(data) is bytes else lent_bytes(data)
+    handle.length = len(handle.view)
+    return handle
+
+
+def writev(fd: Any, offset: int, buffers: Iterable[Any]) -> Handle:
+    handle = _transfer(WRITEV, fd, offset)
+    handle.views = views = [lent_bytes(buffer) for buffer in buffers]
+    handle.length = sum(view.nbytes for view in views)
+    return handle
+
+
+def fsync(fd: Any, data_only: bool) -> Handle:
+    handle = Handle(FSYNC)
+    handle.fd = descriptor(fd)
+    handle.flags = abi.FSYNC_DATASYNC if data_only else 0
+    return handle
+
+
+def sync_range(fd: Any, offset: int, n: int, flags: int) -> Handle:
+    handle = _transfer(SYNC_RANGE, fd, offset)
+    handle.length, handle.flags = _size(n), index(flags)
+    return handle
+
+
+def open_(path: Any, flags: int, mode: int, dir_fd: int | None, resolve: int) -> Handle:
+    handle = _named(OPENAT2 if resolve else OPEN, path, dir_fd)
+    handle.flags = index(flags) | os.O_CLOEXEC
+    handle.mode = index(mode)
+    if resolve:
+        # openat2(2) refuses a mode where nothing is made, and the bits that open(2) ignores.
+        makes = handle.flags & os.O_CREAT or handle.flags & os.O_TMPFILE == os.O_TMPFILE
+        handle.mode = handle.mode & 0o7777 if makes else 0
+        handle.resolve = index(resolve)
+    return handle
+
+
+def close(fd: Any) -> Handle:
+    handle = Handle(CLOSE)
+    handle.fd = descriptor(fd)
+    return handle
+
+
+def stat(path: Any, dir_fd: int | None, follow_symlinks: bool) -> Handle:
+    if isinstance(path, int):
+        if dir_fd is not None:
+            raise ValueError("stat: can't specify dir_fd without matching path")
+        if not follow_symlinks:
+            raise ValueError("stat: cannot use fd and follow_symlinks together")
+        handle = Handle(STAT)
+        handle.fd, handle.path = descriptor(path), b"\0"
+        handle.flags = abi.AT_EMPTY_PATH
+        return handle
+    handle = _named(STAT, path, dir_fd)
+    handle.flags = abi.AT_NO_AUTOMOUNT | (0 if follow_symlinks else abi.AT_SYMLINK_NOFOLLOW)
+    return handle
+
+
+def truncate(fd: Any, n: int) -> Handle:
+    handle = Handle(TRUNCATE)
+    handle.fd, handle.length = descriptor(fd), _size(n)
+    return handle
+
+
+def allocate(fd: Any, offset: int, n: int, mode: int) -> Handle:
+    handle = _transfer(ALLOCATE, fd, offset)
+    handle.length, handle.mode = _size(n), index(mode)
+    return handle
+
+
+def advise(fd: Any, offset: int, n: int, advice: int) -> Handle:
+    handle = _transfer(ADVISE, fd, offset)
+    handle.length, handle.flags = _size(n), index(advice)
+    return handle
+
+
+def rename(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None) -> Handle:
+    return _two_named(RENAME, src, dst, src_dir_fd, dst_dir_fd)
+
+
+def link(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None, follow_symlinks: bool) -> Handle:
+    handle = _two_named(LINK, src, dst, src_dir_fd, dst_dir_fd)
+    # As CPython: without dir_fds, following is left to link(2), and Linux's does not follow.
+    if follow_symlinks and (src_dir_fd is not None or dst_dir_fd is not None):
+        handle.flags = abi.AT_SYMLINK_FOLLOW
+    return handle
+
+
+def symlink(src: Any, dst: Any, dir_fd: int | None) -> Handle:
+    handle = Handle(SYMLINK)
+    handle.name, handle.path = path_of(src)
+    handle.name2, handle.path2 = path_of(dst)
+    handle.fd = _directory(dir_fd)
+    return handle
+
+
+def unlink(path: Any, dir_fd: int | None) -> Handle:
+    return _named(UNLINK, path, dir_fd)
+
+
+def rmdir(path: Any, dir_fd: int | None) -> Handle:
+    return _named(RMDIR, path, dir_fd)
+
+
+def mkdir(path: Any, mode: int, dir_fd: int | None) -> Handle:
+    handle = _named(MKDIR, path, dir_fd)
+    handle.mode = index(mode)
+    return handle

@@ -1,0 +1,182 @@
+"""Opening, closing, asking about and shaping files, and making them durable."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat as _stat
+import sys
+from typing import Any
+
+from ..handle import Handle
+from ..kernel import abi
+from ..readiness import is_fifo
+from . import define
+from .define import StrOrBytesPath
+from .lifetime import Lifetime
+
+__all__ = ["Files"]
+
+_ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
+_NEVER_WAITS = os.O_NONBLOCK | getattr(os, "O_PATH", 0)
+_FIFO_DELAY = 0.02  # seconds: see readiness.py, why a FIFO's peer has to be asked for
+
+
+class Files(Lifetime):
+    """The part of `Ring` that works on whole files."""
+
+    def _audit(self, handle: Handle, event: str, *args: Any) -> None:
+        """io_uring walks past Python's audit hooks; the blocking equivalents on the other methods raise their own."""
+        engine = self._engine
+        if engine.method.links or handle.operation.opcode == abi.OP_OPENAT2:
+            if engine.method.takes(handle) or handle.operation.opcode == abi.OP_OPENAT2:
+                sys.audit(event, *args)
+
+    async def open(
+        self, path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd: int | None = None, resolve: int = 0
+    ) -> int:
+        """Open `path` and return an fd, like `os.open`. The fd is always O_CLOEXEC (not inheritable).
+
+        `resolve` takes openat2(2)'s RESOLVE_* flags (`aioring.RESOLVE_BENEATH` ...) and needs Linux 5.6. Opening a FIFO
+        waits until its other end is opened, as open(2) does, without holding a worker or a slot.
+
+        Cancelling is delivered at once; if the kernel opens the file nevertheless, its fd is closed.
+
+        Raises:
+            OSError: as open(2), with the file name.
+            ValueError: `path` has a NUL in it.
+            RingClosedError, WrongLoopError: the ring is closed, or belongs to another loop, thread or process.
+        """
+        handle = define.open_(path, flags, mode, dir_fd, resolve)
+        self._audit(handle, "open", handle.name, None, flags)
+        if flags & _NEVER_WAITS or flags & _ACCESS == os.O_RDWR:
+            return int(await self._do(handle))
+        # O_NONBLOCK keeps an open from waiting for a FIFO's peer in a worker, which nothing could end. It means nothing
+        # to a regular file, and is taken off again below.
+        handle.flags |= os.O_NONBLOCK
+        try:
+            fd: int = await self._do(handle)
+        except BlockingIOError:
+            # A lease that somebody holds: wait for it, as was asked.
+            return int(await self._do(define.open_(path, flags, mode, dir_fd, resolve)))
+        except OSError as error:
+            if error.errno != errno.ENXIO or not await self._is_fifo(path, dir_fd):
+                raise
+            fd = await self._open_for_reader(path, flags, mode, dir_fd, resolve)
+        # No await between the result and the return, but for a FIFO.
+        try:
+            os.lseek(fd, 0, os.SEEK_CUR)
+        except OSError:
+            if is_fifo(fd) and flags & _ACCESS == os.O_RDONLY:
+                try:
+                    assert self._readiness is not None
+                    await self._readiness.fifo_has_writer(fd)
+                except BaseException:
+                    os.close(fd)
+                    raise
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        return fd
+
+    async def _is_fifo(self, path: StrOrBytesPath, dir_fd: int | None) -> bool:
+        try:
+            return _stat.S_ISFIFO((await self.stat(path, dir_fd=dir_fd)).st_mode)
+        except OSError:
+            return False
+
+    async def _open_for_reader(
+        self, path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None, resolve: int
+    ) -> int:
+        """Open a FIFO for writing as soon as somebody reads it: until then the kernel says ENXIO."""
+        assert self._readiness is not None
+        delay = 0.001
+        while True:
+            await self._readiness.sleep(delay)
+            delay = min(delay * 2, _FIFO_DELAY)
+            try:
+                return int(await self._do(define.open_(path, flags | os.O_NONBLOCK, mode, dir_fd, resolve)))
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+
+    async def close(self, fd: int) -> None:
+        """Close `fd`, after every operation on it that was asked before through this ring.
+
+        Waits on what cannot seek are cancelled with ECANCELED. Operations asked meanwhile come after the close.
+
+        Cancelling returns at once and does not stop the close: an fd that was given up does not stay open.
+
+        Raises:
+            OSError: as close(2): EBADF, EIO ... The fd is gone all the same, except after EBADF.
+            RingClosedError, WrongLoopError: as `open`.
+        """
+        await self._do(define.close(fd))
+
+    async def stat(
+        self, path: StrOrBytesPath | int, *, dir_fd: int | None = None, follow_symlinks: bool = True
+    ) -> os.stat_result:
+        """What `os.stat` gives for a path or an fd, with every field (statx(2)).
+
+        Cancelling is delivered at once.
+
+        Raises:
+            OSError: as stat(2), with the file name.
+            ValueError: an fd with `dir_fd` or without `follow_symlinks`, or a NUL in the path.
+            RingClosedError, WrongLoopError: as `open`.
+        """
+        result: os.stat_result = await self._do(define.stat(path, dir_fd, follow_symlinks))
+        return result
+
+    async def truncate(self, fd: int, n: int) -> None:
+        """Cut the file to `n` bytes, or extend it with a hole, like `os.ftruncate`.
+
+        Cancelling is delivered when the outcome is known. Raises `OSError` as ftruncate(2), `ValueError` where `n` is
+        negative, and the ring's own errors as `open`.
+        """
+        handle = define.truncate(fd, n)
+        self._audit(handle, "os.truncate", handle.fd, n)
+        await self._do(handle)
+
+    async def allocate(self, fd: int, offset: int, n: int, mode: int = 0) -> None:
+        """Allocate disk space for `n` bytes at `offset`, like fallocate(2); `mode` takes all its FALLOC_FL_* flags.
+
+        Cancelling is delivered when the outcome is known. Raises `OSError` as fallocate(2) (EOPNOTSUPP, ENOSPC, EINVAL
+        for `n` of 0 ...), `ValueError` for negative numbers, and the ring's own errors as `open`.
+        """
+        await self._do(define.allocate(fd, offset, n, mode))
+
+    async def advise(self, fd: int, offset: int, n: int, advice: int) -> None:
+        """Tell the kernel how `n` bytes at `offset` will be used, like `os.posix_fadvise`; `n` of 0: to the end.
+
+        Cancelling is delivered at once. Raises `OSError` as posix_fadvise(2), `ValueError` for negative numbers, and the
+        ring's own errors as `open`.
+        """
+        await self._do(define.advise(fd, offset, n, advice))
+
+    # --- durability ---------------------------------------------------------------------------------------------------
+
+    async def fsync(self, fd: int, *, data_only: bool = False) -> None:
+        """Make the file durable, like fsync(2); `data_only`: as fdatasync(2), without times and the like.
+
+        It serves writes that completed before it was asked for, no others: await the write first, or use a chain.
+
+        Cancelling is delivered at once and leaves open whether the data is durable. Raises `OSError` as fsync(2) (after
+        EIO, what was not written is lost for good: write it again), and the ring's own errors as `open`.
+        """
+        await self._do(define.fsync(fd, data_only))
+
+    async def sync_range(
+        self,
+        fd: int,
+        offset: int,
+        n: int,
+        flags: int = abi.SYNC_FILE_RANGE_WAIT_BEFORE | abi.SYNC_FILE_RANGE_WRITE | abi.SYNC_FILE_RANGE_WAIT_AFTER,
+    ) -> None:
+        """Write `n` bytes at `offset` out to the disk and wait, like sync_file_range(2); `n` of 0: to the end.
+
+        It syncs no metadata and no disk cache: it evens out writing, and is no replacement for `fsync`.
+
+        Cancelling is delivered at once. Raises `OSError` as sync_file_range(2), `ValueError` for negative numbers, and
+        the ring's own errors as `open`.
+        """
+        await self._do(define.sync_range(fd, offset, n, flags))

@@ -1,0 +1,223 @@
+"""The life of a ring: made, started on a loop, closed. And `get_ring()`'s side of it: see `current.py`."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import warnings
+from types import TracebackType
+from typing import Any, Self
+
+from .. import methods
+from ..engine import Engine, aclose, close_now
+from ..engine.closing import register
+from ..errors import AioringError, RingClosedError, RingUnavailableError, WrongLoopError
+from ..handle import Handle
+from ..kernel.features import Unusable
+from ..loops import current
+from ..methods import Method, choose
+from ..methods.worker import Worker
+from ..readiness import Readiness
+
+__all__ = ["Lifetime"]
+
+logger = logging.getLogger("aioring")
+_said: set[str] = set()
+DEPTH = 256
+WORKERS = 8
+
+
+def _number(given: int | None, variable: str, default: int) -> int:
+    """A keyword argument, or the environment, or the default; a whole number of at least 1."""
+    if given is not None:
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+            raise ValueError(f"{variable.removeprefix('AIORING_').lower()}={given!r}: must be a whole number of at least 1")
+        return given
+    text = os.environ.get(variable)
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{variable}={text!r} in the environment: must be a whole number of at least 1")
+    return int(text)
+
+
+def _refuse_subinterpreters() -> None:
+    # pystate.h. Signals, fork hooks and atexit belong to the main interpreter, and so would our threads.
+    api = ctypes.pythonapi
+    get: Any = api.PyInterpreterState_Get
+    get.restype = ctypes.c_void_p
+    number: Any = api.PyInterpreterState_GetID
+    number.argtypes, number.restype = [ctypes.c_void_p], ctypes.c_int64
+    if number(get()) != 0:
+        raise RingUnavailableError(
+            errno.ENOTSUP, "aioring cannot be used in a subinterpreter", "make the ring in the main interpreter"
+        )
+
+
+class Lifetime:
+    """What every ring is before it does any I/O. Making one touches no kernel: `start` does."""
+
+    def __init__(
+        self,
+        method: str | Method | None = None,
+        depth: int | None = None,
+        workers: int | None = None,
+        page_cache_first: bool = True,
+    ) -> None:
+        if method is None:
+            method = os.environ.get("AIORING_METHOD") or "auto"
+        if isinstance(method, str) and method not in methods.METHODS:
+            raise ValueError(f"unknown method {method!r}: one of {', '.join(methods.METHODS)}, or a method object")
+        self._wanted = method
+        self._depth = _number(depth, "AIORING_DEPTH", DEPTH)
+        self._workers = _number(workers, "AIORING_WORKERS", WORKERS)
+        self._liburing = os.environ.get("AIORING_LIBURING") or None
+        self._page_cache_first = bool(page_cache_first)
+        self._started: Engine | None = None
+        self._readiness: Readiness | None = None
+        self._fallback_reason: str | None = None
+        self._of_loop = False  # made by get_ring(): its end needs no warning
+        self._entered = False
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        """The method that carries I/O out: "io_uring", "worker", "sync" ... Before `start`, the one asked for."""
+        if self._started is not None:
+            return self._started.method.name
+        return self._wanted if isinstance(self._wanted, str) else self._wanted.name
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why it is not io_uring, in words, where `method="auto"` fell back; else None."""
+        return self._fallback_reason
+
+    @property
+    def depth(self) -> int:
+        """How many I/Os may be in flight; who asks for more waits in order."""
+        return self._depth if self._started is None else self._started.depth
+
+    @property
+    def closed(self) -> bool:
+        """Whether the ring takes no more I/O."""
+        return self._started is not None and not self._started.open
+
+    def __repr__(self) -> str:
+        state = "not started" if self._started is None else "closed" if self.closed else f"depth {self.depth}"
+        return f"<aioring.Ring {self.method}, {state}>"
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Make the ring, on the loop that runs here. `async with` does it for you.
+
+        Raises:
+            RingUnavailableError: a method asked for by name cannot be had here; `.hint` says why and what to do.
+            RingClosedError: it was started before.
+            WrongLoopError: no event loop runs here.
+        """
+        self._start()
+
+    def _start(self) -> None:
+        if self._started is not None:
+            raise RingClosedError("this ring was started before; make another")
+        loop = current()
+        _refuse_subinterpreters()
+        engine = self._make_engine(loop)
+        self._readiness = Readiness(engine)
+        register(engine)
+        loop.at_close(self._loop_closes)
+        engine.watched.append(engine.doorbell.fd)
+        loop.watch(engine.doorbell.fd, engine.on_doorbell)
+        self._started = engine
+        self._opened(engine)
+
+    def _opened(self, engine: Engine) -> None:
+        """For the hot path: see `data.py`."""
+
+    def _make_engine(self, loop: Any) -> Engine:
+        wanted = self._wanted
+        if not isinstance(wanted, str):
+            return Engine(loop, wanted, self._workers_beside(wanted), self._depth)
+        method, self._fallback_reason = choose(wanted, self._workers, self._liburing)
+        try:
+            return Engine(loop, method, self._workers_beside(method), self._depth)
+        except Unusable as error:
+            if wanted == "io_uring":
+                raise methods.unavailable(error) from None
+            self._fallback_reason = error.hint
+        worker = Worker(self._workers)
+        engine = Engine(loop, worker, worker, self._depth)
+        if self._fallback_reason not in _said:
+            _said.add(self._fallback_reason)
+            logger.info("io_uring cannot be used, worker threads are: %s", self._fallback_reason)
+        return engine
+
+    def _workers_beside(self, method: Method) -> Worker:
+        return method if isinstance(method, Worker) else Worker(self._workers)
+
+    # --- use ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _engine(self) -> Engine:
+        """The engine, if this ring may be used here and now; else the error that says why not."""
+        engine = self._started
+        if engine is None:
+            raise RingClosedError("this ring was not started: use `async with Ring() as ring`, or `await ring.start()`")
+        engine.check()
+        return engine
+
+    async def _do(self, handle: Handle) -> Any:
+        engine = self._engine
+        await engine.loop.checkpoint()
+        return await engine.do(handle)
+
+    # --- end ----------------------------------------------------------------------------------------------------------
+
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Close the ring: fail what is staged, cancel what is in flight and wait for it.
+
+        `timeout` is in seconds. When it is over, or a second after this call was itself cancelled, what is still in
+        flight is given up: its buffers stay allocated for good, with a `ResourceWarning`, since the kernel may still
+        write to them. Closing twice is harmless. Operations that were waiting get `RingClosedError`.
+
+        Raises:
+            WrongLoopError: called from another loop, thread or process.
+        """
+        engine = self._started
+        if engine is None or engine.ended == "closed":
+            return
+        if engine.ended or not engine.loop.running_here():
+            raise WrongLoopError("a ring is closed from its own loop")
+        await aclose(engine, timeout)
+
+    async def __aenter__(self) -> Self:
+        if self._entered:
+            raise AioringError("a ring is entered once; make another")
+        self._entered = True
+        if self._started is None:
+            self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _loop_closes(self) -> None:
+        engine = self._started
+        if engine is None or engine.ended:
+            return
+        if not self._of_loop:
+            warnings.warn(f"unclosed ring {self!r}: its loop is being closed", ResourceWarning, source=self, stacklevel=2)
+        close_now(engine)
+
+    def __del__(self) -> None:
+        engine: Engine | None = getattr(self, "_started", None)
+        if engine is not None and not engine.ended:
+            # The loop holds the engine, not this object: nobody can use the ring any more.
+            warnings.warn(f"unclosed ring {self!r}", ResourceWarning, source=self, stacklevel=2)
+            close_now(engine)

@@ -1,0 +1,150 @@
+"""The harness: each test that takes `ring` runs on every method, with the page-cache step on and off, on every loop.
+
+Ids read `[asyncio-io_uring-cached]`. A test that takes `make_ring` makes rings of the method itself; one that takes
+`anyio_backend` only runs on every loop. A hang is a failure: `timeout` in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import uvloop
+
+import aioring
+from aioring.testing import Scripted
+
+LOOPS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+METHODS = ("io_uring", "worker", "sync", "scripted")
+# scripted never asks the page cache: one run of it is enough.
+COMBINATIONS = [(m, c) for m in METHODS for c in (True, False) if not (m == "scripted" and c)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "anyio_backend" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.anyio)
+
+
+@pytest.fixture(params=list(LOOPS), ids=list(LOOPS))
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return LOOPS[request.param]
+
+
+@pytest.fixture(params=COMBINATIONS, ids=[f"{m}-{'cached' if c else 'uncached'}" for m, c in COMBINATIONS])
+def combination(request: pytest.FixtureRequest) -> tuple[str, bool]:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def method(combination: tuple[str, bool]) -> str:
+    return combination[0]
+
+
+@pytest.fixture
+def make_ring(combination: tuple[str, bool]) -> Callable[..., aioring.Ring]:
+    """Makes rings of the method under test, not started."""
+    name, cached = combination
+
+    def make(*, seed: int = 1, **options: Any) -> aioring.Ring:
+        options.setdefault("page_cache_first", cached)
+        return aioring.Ring(method=Scripted(seed) if name == "scripted" else name, **options)
+
+    return make
+
+
+@pytest.fixture
+async def ring(make_ring: Callable[..., aioring.Ring], anyio_backend: Any) -> AsyncIterator[aioring.Ring]:
+    ring = make_ring()
+    await ring.start()
+    try:
+        yield ring
+    finally:
+        await ring.aclose()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of 100,000 bytes, no two blocks alike."""
+    path = tmp_path / "data"
+    path.write_bytes(pattern(100_000))
+    return path
+
+
+@pytest.fixture
+def fd(path: Path) -> Iterator[int]:
+    """`path`, open for reading and writing."""
+    fd = os.open(path, os.O_RDWR)
+    try:
+        yield fd
+    finally:
+        close_quietly(fd)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            close_quietly(end)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_up() -> None:
+    """What the loops keep for the life of the process (libuv's signal pipe) is no leak of a test's."""
+
+    async def nothing() -> None:
+        return None
+
+    uvloop.run(nothing())
+    trio.run(nothing)
+    asyncio.run(nothing())
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Every test gives back the fds it took. (What a ring maps is counted in tests/test_lifetime.py.)"""
+    before = open_fds()
+    yield
+    if open_fds() - before:
+        gc.collect()
+    left = {fd: target for fd, target in open_fds_named().items() if fd not in before}
+    left = {fd: target for fd, target in left.items() if not target.startswith("/proc/")}
+    assert not left, f"file descriptors leaked: {left}"
+
+
+def pattern(n: int) -> bytes:
+    return b"".join(i.to_bytes(4, "little") for i in range(n // 4 + 1))[:n]
+
+
+def open_fds() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/fd")}
+
+
+def open_fds_named() -> dict[int, str]:
+    named = {}
+    for fd in open_fds():
+        try:
+            named[fd] = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+    return named
+
+
+def close_quietly(fd: int) -> None:
+    try:
+        os.close(fd)
+    except OSError:
+        pass
