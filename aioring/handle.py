@@ -46,6 +46,7 @@ class Handle(Request):
     served_by: str = ""  # the method that it was told to
     chain: Any = None  # the chain it is a link of
     link: int | None = None  # which link of its chain
+    shut: bool = False  # a link that was ended by the closing of its ring
     sqe_flags: int = 0  # IOSQE_IO_LINK, where its method links
     together: int = 1  # how many SQEs, it and those behind it, must go in one submission
     on_done: Any = None  # called with the handle instead of waking a waiter

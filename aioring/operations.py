@@ -75,6 +75,7 @@ class Operation(NamedTuple):
     transfers: bool = False  # `res` counts bytes: a short transfer is continued
     reads: bool = False
     settles: bool = False  # lends memory or has an effect: a cancel is delivered only once the kernel is done with it
+    breaks: bool = False  # the kernel breaks a chain off where this fails (see engine/chains.py)
     retries: bool = True  # EINTR and EAGAIN are asked again
     fits: Callable[[Any], bool] | None = None  # whether the SQE can carry these arguments
 
@@ -89,7 +90,7 @@ def _pack_read(r: Request) -> Sqe:
             r.memory = memory = new_bytes(r.length)
             r.address = bytes_address(memory)
         else:
-            r.address = view_address(r.view) if type(r.view) is memoryview else bytes_address(r.view)  # type: ignore[arg-type]
+            r.address = view_address(r.view) if type(r.view) is memoryview else bytes_address(r.view)
     return r.fd, r.offset + r.done, r.address + r.done, r.left(), 0
 
 
@@ -373,11 +374,15 @@ def carry_out(request: Request, most: int = abi.MAX_TRANSFER) -> int:
     return -errno.EIO
 
 
-READ = Operation("read", abi.OP_READ, _pack_read, _read, _read_result, transfers=True, reads=True)
-READINTO = Operation("readinto", abi.OP_READ, _pack_read, _readinto, _moved, transfers=True, reads=True, settles=True)
-READV = Operation("readv", abi.OP_READV, _pack_vector, _readv, _moved, transfers=True, reads=True, settles=True)
-WRITE = Operation("write", abi.OP_WRITE, _pack_read, _write, _moved, transfers=True, settles=True)
-WRITEV = Operation("writev", abi.OP_WRITEV, _pack_vector, _writev, _moved, transfers=True, settles=True)
+READ = Operation("read", abi.OP_READ, _pack_read, _read, _read_result, transfers=True, breaks=True, reads=True)
+READINTO = Operation(
+    "readinto", abi.OP_READ, _pack_read, _readinto, _moved, transfers=True, breaks=True, reads=True, settles=True
+)
+READV = Operation(
+    "readv", abi.OP_READV, _pack_vector, _readv, _moved, transfers=True, breaks=True, reads=True, settles=True
+)
+WRITE = Operation("write", abi.OP_WRITE, _pack_read, _write, _moved, transfers=True, breaks=True, settles=True)
+WRITEV = Operation("writev", abi.OP_WRITEV, _pack_vector, _writev, _moved, transfers=True, breaks=True, settles=True)
 FSYNC = Operation("fsync", abi.OP_FSYNC, lambda r: (r.fd, 0, 0, 0, r.flags), _fsync, _nothing)
 SYNC_RANGE = Operation(
     "sync_range",
@@ -387,10 +392,10 @@ SYNC_RANGE = Operation(
     _nothing,
     fits=_length_fits,
 )
-OPEN = Operation("open", abi.OP_OPENAT, _pack_open, _open, _number)
-OPENAT2 = Operation("open", abi.OP_OPENAT2, _pack_openat2, _openat2, _number)
+OPEN = Operation("open", abi.OP_OPENAT, _pack_open, _open, _number, breaks=True)
+OPENAT2 = Operation("open", abi.OP_OPENAT2, _pack_openat2, _openat2, _number, breaks=True)
 # EINTR from close(2) means that the fd is gone on Linux: asking again would close somebody else's.
-CLOSE = Operation("close", abi.OP_CLOSE, lambda r: (r.fd, 0, 0, 0, 0), _close, _nothing, retries=False)
+CLOSE = Operation("close", abi.OP_CLOSE, lambda r: (r.fd, 0, 0, 0, 0), _close, _nothing, breaks=True, retries=False)
 STAT = Operation("stat", abi.OP_STATX, _pack_stat, _stat, _stat_result)
 TRUNCATE = Operation(
     "truncate", abi.OP_FTRUNCATE, lambda r: (r.fd, r.length, 0, 0, 0), _truncate, _nothing, settles=True
@@ -404,6 +409,7 @@ ADVISE = Operation(
     lambda r: (r.fd, r.offset, 0, r.length, r.flags),
     _advise,
     _nothing,
+    breaks=True,
     fits=_length_fits,
 )
 RENAME = Operation(

@@ -27,11 +27,12 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
-from .engine import Engine
 from .errors import RingClosedError, os_error
 from .kernel.at_once import tee
+from .loops import Loop
 
 __all__ = ["Readiness"]
 
@@ -41,6 +42,26 @@ _MOST = 1 << 20  # bytes in one transfer: more than any pipe holds
 _PIPE_BUF = 4096  # a write of no more never blocks once poll has reported room (pipe(7))
 _TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: succeeds on a pty master only
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+
+
+class Host(Protocol):
+    """What this room needs of the engine above it."""
+
+    loop: Loop
+    ended: str
+    closing: Any  # fds that are being closed
+    watched: list[int]  # fds that the loop watches for the ring
+    at_shut: list[Callable[[], Any]]
+    at_end: list[Callable[[], Any]]
+    on_fence: Callable[[int], Any] | None
+
+    @property
+    def budget(self) -> Any: ...
+    def check(self) -> None: ...
+    def hold(self, fd: int) -> None: ...
+    def release(self, fd: int) -> None: ...
+    def after_close(self, fd: int, callback: Callable[[], Any]) -> None: ...
+    async def run(self, call: Callable[[], Any], fd: int = -1) -> Any: ...
 
 
 class _Wait:
@@ -76,7 +97,7 @@ class _File:
 class Readiness:
     """One epoll of one ring. The loop's thread only."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Host) -> None:
         self._engine = engine
         self._epoll: Any = None
         self._files: dict[int, _File] = {}  # by the fd that was asked for
@@ -125,7 +146,7 @@ class Readiness:
         engine = self._engine
         while fd in engine.closing:
             wait = _Wait()
-            engine.after_close(fd, lambda wait=wait: self._finish(wait))
+            engine.after_close(fd, partial(self._finish, wait))
             await engine.loop.park(wait, _leave)
             engine.check()
 
@@ -156,7 +177,9 @@ class Readiness:
     def _watch(self, file: _File, way: int) -> None:
         if self._epoll is None:
             if _EPOLL is None:  # pragma: no cover - not Linux
-                raise OSError(errno.ENOSYS, "waiting for what cannot seek needs epoll; use the event loop's own streams")
+                raise OSError(
+                    errno.ENOSYS, "waiting for what cannot seek needs epoll; use the event loop's own streams"
+                )
             self._epoll = _EPOLL()
             self._engine.watched.append(self._epoll.fileno())
             self._engine.loop.watch(self._epoll.fileno(), self._on_ready)

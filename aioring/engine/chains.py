@@ -1,11 +1,15 @@
 """Chains: operations that run one after the other, each only if the one before succeeded.
 
-Where the method links (io_uring, IOSQE_IO_LINK) all links go to the kernel in one submission, a *round*; elsewhere a
-round is one link. Either way the same rules decide what follows, so the results are the same on every method:
+Where the method links (io_uring, IOSQE_IO_LINK) as many links as can be trusted to it go to the kernel in one
+submission, a *round*; elsewhere a round is one link. Either way the same rules decide what follows, so the results are
+the same on every method:
 
 * A link that failed ends the chain: those behind it fail with ECANCELED, as the kernel says it.
 * A short transfer is an error to the kernel, which breaks off the rest of the round. It is none to us: the transfer is
   continued, and the links that were broken off are issued again behind it, in a new round.
+* The kernel (6.18) goes on behind a failed fsync, sync_file_range, fallocate, ftruncate, statx and every operation on
+  names: io_uring/sync.c, fs.c, truncate.c and statx.c never mark the request as failed. After such a link, one whose row
+  does not say `breaks`, a round ends: what follows waits until its result is known.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ class Chain:
         self.links = links
         self.waiter: Any = None
         self.cancelling = False
+        self._failed = False
         self._position = 0
         self._round: list[Handle] = []
         self._arrived: dict[int, int] = {}  # link number to res, of this round
@@ -41,14 +46,24 @@ class Chain:
     def finished(self) -> bool:
         return all(link.state == COMPLETE for link in self.links)
 
+    def _next(self) -> list[Handle]:
+        """The links of the next round."""
+        rest = self.links[self._position :]
+        if not self.native:
+            return rest[:1]
+        for i, link in enumerate(rest):
+            if not link.operation.breaks:
+                return rest[: i + 1]
+        return rest
+
     def slots(self) -> int:
         """How many slots of `depth` the next round needs."""
-        return len(self.links) - self._position if self.native else 1
+        return len(self._next())
 
     def stage_round(self) -> list[Handle]:
         """Define the next round: the handles to be staged together, in order."""
         self._arrived.clear()
-        rest = self.links[self._position :] if self.native else [self.links[self._position]]
+        rest = self._next()
         for i, link in enumerate(rest):
             link.together = len(rest) - i
             link.sqe_flags = SQE_LINK if i + 1 < len(rest) else 0
@@ -66,6 +81,10 @@ class Chain:
             number = handle.link
             assert number is not None
             res = self._arrived[number]
+            if res == -errno.ECANCELED and handle is not self._round[0] and not handle.cancelling:
+                # All before it succeeded, by our rules if not by the kernel's (a read that met end of file).
+                self._next_round()
+                return
             final = self._engine.settle(handle, res)
             if final is None:
                 # Short, or to be asked once more: a new round starts here.
@@ -73,6 +92,7 @@ class Chain:
                 return
             self._end(handle, final)
             if final < 0 or handle.exception is not None:
+                self._failed = not handle.shut
                 self.fail_rest(-errno.ECANCELED)
                 return
         if self._position < len(self.links):
@@ -87,6 +107,8 @@ class Chain:
             self._engine.admit_round(self)
 
     def _end(self, handle: Handle, res: int) -> None:
+        if not self._engine.open and not self._failed and res == -errno.ECANCELED:
+            handle.shut = True
         handle.res = res
         handle.state = COMPLETE
         self._position += 1

@@ -436,7 +436,7 @@ class Engine:
         res = handle.res
         if res >= 0:
             return handle.operation.result(handle, res)
-        if res == -errno.ECANCELED and not self.open:
+        if res == -errno.ECANCELED and (handle.shut or (not self.open and handle.link is None)):
             raise RingClosedError(f"the ring was closed before this was done ({handle.describe(handle.served_by)})")
         raise os_error(-res, handle.name, handle.name2, handle.describe(handle.served_by or "none"), handle.link)
 

@@ -18,6 +18,7 @@ __all__ = ["fallocate", "openat2", "sync_file_range", "tee"]
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
 _letting_it_go = ctypes.CDLL(None, use_errno=True)
 
+
 def _raise() -> None:
     errno = ctypes.get_errno()
     raise OSError(errno, os.strerror(errno))

@@ -25,6 +25,7 @@ class Doorbell:
     """`fd` is what the loop watches. Ringing is safe from any thread until `close()`."""
 
     def __init__(self, twin_of: Doorbell | None = None) -> None:
+        self._sink: int
         if twin_of is not None:
             self.fd = self._sink = os.dup(twin_of._sink)
         elif _HAS_EVENTFD:

@@ -67,7 +67,7 @@ def explain(code: int, where: str) -> str:
     if code in (errno.EMFILE, errno.ENFILE):
         return f"{said}: too many open files; raise RLIMIT_NOFILE (ulimit -n) or close some"
     if code == errno.ENOMEM:
-        return f"{said}: the queues do not fit under RLIMIT_MEMLOCK (ulimit -l), which is per user; raise it, or a smaller depth"
+        return f"{said}: the queues do not fit under RLIMIT_MEMLOCK (ulimit -l, per user); raise it, or use less depth"
     if code == errno.EINVAL:
         return f"{said}: this kernel refuses every set-up that aioring knows"
     return f"{said}: {os.strerror(code)}"

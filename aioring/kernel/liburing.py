@@ -159,7 +159,10 @@ class SystemCalls:
 
 class _SQ(ctypes.Structure):  # struct io_uring_sq, liburing.h: 104 bytes from 2.0 to 2.15
     _fields_ = (
-        *((name, c_void_p) for name in ("khead", "ktail", "kring_mask", "kring_entries", "kflags", "kdropped", "array")),
+        *(
+            (name, c_void_p)
+            for name in ("khead", "ktail", "kring_mask", "kring_entries", "kflags", "kdropped", "array")
+        ),
         ("sqes", c_void_p),
         ("sqe_head", c_uint),
         ("sqe_tail", c_uint),
@@ -173,7 +176,10 @@ class _SQ(ctypes.Structure):  # struct io_uring_sq, liburing.h: 104 bytes from 2
 
 class _CQ(ctypes.Structure):  # struct io_uring_cq, liburing.h: 88 bytes
     _fields_ = (
-        *((name, c_void_p) for name in ("khead", "ktail", "kring_mask", "kring_entries", "kflags", "koverflow", "cqes")),
+        *(
+            (name, c_void_p)
+            for name in ("khead", "ktail", "kring_mask", "kring_entries", "kflags", "koverflow", "cqes")
+        ),
         ("ring_sz", c_size_t),
         ("ring_ptr", c_void_p),
         ("ring_mask", c_uint),

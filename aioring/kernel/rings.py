@@ -66,7 +66,8 @@ class Queues:
 
     def staged(self) -> int:
         """How many SQEs the kernel has not taken yet."""
-        return (self._sq_tail[0] - self._sq_head[0]) & _WORD
+        n: int = (self._sq_tail[0] - self._sq_head[0]) & _WORD
+        return n
 
     def push(
         self, opcode: int, flags: int, fd: int, off: int, address: int, length: int, op_flags: int, token: int

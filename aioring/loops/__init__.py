@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from asyncio import get_running_loop  # by name: this package has an `asyncio` of its own
 from collections.abc import Callable, Coroutine
-from types import MethodType
 from typing import Any, Protocol
 
 from ..errors import WrongLoopError
@@ -75,7 +74,7 @@ class Loop(Protocol):
         """Let the cancellation of the task be delivered, if there is one. asyncio needs none."""
         ...
 
-    def at_close(self, callback: MethodType) -> None:
+    def at_close(self, callback: Callable[[], Any]) -> None:
         """Run `callback`, a bound method (held weakly), in the loop's thread when the loop is being closed."""
         ...
 

@@ -8,7 +8,7 @@ from asyncio import CancelledError
 from asyncio.events import _get_running_loop  # C, no exception where none runs
 from collections.abc import Callable, Coroutine
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 from . import Waitable
 
@@ -77,9 +77,9 @@ class AsyncioLoop:
     async def checkpoint(self) -> None:
         return None
 
-    def at_close(self, callback: MethodType) -> None:
+    def at_close(self, callback: Callable[[], Any]) -> None:
         # Weak: a loop that lives for years must not keep every ring that was ever closed on it.
-        _CloseHook.of(self._loop).add(weakref.WeakMethod(callback))
+        _CloseHook.of(self._loop).add(weakref.WeakMethod(cast("MethodType", callback)))
 
 
 class _CloseHook:

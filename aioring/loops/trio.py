@@ -16,7 +16,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Coroutine
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -126,7 +126,8 @@ class TrioLoop:
             scope.cancel()
 
     async def unwatched(self) -> None:
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope() as scope:
+            scope.shield = True
             while self._leaving:
                 self._left = trio.Event()
                 await self._left.wait()
@@ -177,8 +178,8 @@ class TrioLoop:
 
     # --- the end of the run -------------------------------------------------------------------------------------------
 
-    def at_close(self, callback: MethodType) -> None:
-        self._closers.append(weakref.WeakMethod(callback))
+    def at_close(self, callback: Callable[[], Any]) -> None:
+        self._closers.append(weakref.WeakMethod(cast("MethodType", callback)))
         if not self._guarded:
             self._guarded = True
             trio.lowlevel.spawn_system_task(self._guard, name="aioring guard")

@@ -36,7 +36,13 @@ class Method(Protocol):
     """
 
     name: str
-    links: bool  # whether handles with `linked` set are carried out one after the other, stopping at a failure
+    by_opcode: bool  # whether it goes by a row's opcode (and past Python's audit hooks) or by its blocking equivalent
+    at_once: bool  # whether the page cache may be asked before it
+
+    @property
+    def links(self) -> bool:
+        """Whether it carries linked handles out one after the other, and stops at a failure."""
+        ...
 
     def start(self, doorbell: Doorbell, depth: int, live: Live, completed: Completed) -> int:
         """Get ready. Returns the depth that can be had. Raises `Unusable`."""

@@ -28,7 +28,6 @@ from ..kernel import abi
 from ..kernel.doorbell import Doorbell
 from ..kernel.features import LADDER, open_queues
 from ..kernel.liburing import Route, find_route
-from ..kernel.rings import Queues
 
 __all__ = ["IoUring"]
 
@@ -43,6 +42,8 @@ class IoUring:
 
     name = "io_uring"
     links = True
+    by_opcode = True
+    at_once = True
 
     def __init__(
         self,

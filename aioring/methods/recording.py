@@ -93,7 +93,8 @@ class Recording:
         self.inner = method
         self.trace = trace
         self.name: str = method.name
-        self.at_once: bool = getattr(method, "at_once", True)
+        self.at_once: bool = method.at_once
+        self.by_opcode: bool = method.by_opcode
 
     @property
     def links(self) -> bool:

@@ -37,6 +37,7 @@ class Scripted:
 
     name = "scripted"
     links = False
+    by_opcode = False
     at_once = False  # the page cache is not asked: every operation passes through here
 
     def __init__(

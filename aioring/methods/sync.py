@@ -20,6 +20,8 @@ class Sync:
 
     name = "sync"
     links = False
+    by_opcode = False
+    at_once = True
 
     def __init__(self) -> None:
         self._token = 0

@@ -54,6 +54,8 @@ class Worker:
 
     name = "worker"
     links = False
+    by_opcode = False
+    at_once = True
 
     def __init__(self, workers: int = 8, *, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self.most = workers
@@ -164,9 +166,7 @@ class Worker:
             thread = self._threads[number] = _Thread(number)
             self._launched = time.monotonic()
         try:
-            threading.Thread(
-                target=self._work, args=(thread,), name=f"aioring-worker-{number}", daemon=True
-            ).start()
+            threading.Thread(target=self._work, args=(thread,), name=f"aioring-worker-{number}", daemon=True).start()
         except BaseException:
             self._threads.pop(number, None)
             if not self._threads:

@@ -68,7 +68,9 @@ class ChainBuilder:
         if self._state != "open":
             raise AioringError("a chain takes operations only inside its `async with` block")
         if len(self._links) >= self._engine.depth:
-            raise ValueError(f"a chain of more than {self._engine.depth} links does not fit the ring: give it more depth")
+            raise ValueError(
+                f"a chain of more than {self._engine.depth} links does not fit the ring: give it more depth"
+            )
         if handle.operation.transfers:
             try:
                 os.lseek(handle.fd, 0, os.SEEK_CUR)

@@ -6,7 +6,6 @@ import os
 import threading
 import weakref
 
-
 from ..loops import current
 from . import Ring
 
@@ -36,6 +35,3 @@ def get_ring() -> Ring:
     ring._start()
     _here.known = (os.getpid(), weakref.ref(loop.key), ring)
     return ring
-
-
-

@@ -18,9 +18,7 @@ from ..engine import Engine
 from ..errors import os_error
 from ..handle import COMPLETE, Handle
 from ..operations import READ, rest_of
-from ..readiness import READ as TO_READ
-from ..readiness import WRITE as TO_WRITE
-from ..readiness import Readiness
+from ..readiness import READ as TO_READ, WRITE as TO_WRITE, Readiness
 from . import define
 from .lifetime import Lifetime
 from .pending import Pending
@@ -36,7 +34,7 @@ _LOOK_AGAIN = 512  # reads after which it asks once more
 # Where page-cache hits land before they become `bytes`. One byte off a page on purpose: O_DIRECT, which RWF_NOWAIT does
 # not keep from waiting for the device, refuses such memory with EINVAL, and the read goes on to the ring.
 _scratch = memoryview(mmap.mmap(-1, SMALL + mmap.PAGESIZE))[1 : SMALL + 1]
-_preadv = getattr(os, "preadv", None)
+_preadv: Any = getattr(os, "preadv", None)
 
 
 class _NoBudget:
@@ -51,7 +49,7 @@ class Data(Lifetime):
     _misses = 0
 
     def _opened(self, engine: Engine) -> None:
-        if not getattr(engine.method, "at_once", True):
+        if not engine.method.at_once:
             self._page_cache_first = False
         self._views: dict[int, tuple[memoryview]] = {}
         self._loop_here = engine.loop.key if engine.loop.kind == "asyncio" else None
@@ -100,12 +98,11 @@ class Data(Lifetime):
                 views = (_scratch[:n],)
                 if len(self._views) < 256:
                     self._views[n] = views
-            got = _preadv(fd, views, offset, _NOWAIT)  # type: ignore[misc]
-            if 0 < got < n:
-                # Part of it, or end of file: only the next byte tells.
-                if _preadv(fd, (_scratch[got:n],), offset + got, _NOWAIT):  # type: ignore[misc]
-                    self._misses += 1
-                    return -1
+            got: int = _preadv(fd, views, offset, _NOWAIT)
+            # Part of it, or end of file: only the next byte tells.
+            if 0 < got < n and _preadv(fd, (_scratch[got:n],), offset + got, _NOWAIT):
+                self._misses += 1
+                return -1
         except (OSError, TypeError, OverflowError):
             self._misses += 1
             return -1  # whatever is wrong, the slow path says it
@@ -308,7 +305,9 @@ class Data(Lifetime):
                     raise ValueError(f"offset {offset}: must not be negative; what cannot seek takes -1") from None
                 note = f"aioring: offset {offset} of fd {fd}, which cannot seek: give -1"
                 raise os_error(errno.ESPIPE, note=note) from None
-            raise os_error(error.errno or errno.EBADF, note=f"aioring: transfer at offset {offset} of fd {fd}") from None
+            raise os_error(
+                error.errno or errno.EBADF, note=f"aioring: transfer at offset {offset} of fd {fd}"
+            ) from None
         return False
 
     async def _write_all(self, fd: int, views: list[memoryview]) -> int:

@@ -12,13 +12,10 @@ from collections.abc import Iterable
 from operator import index
 from typing import Any
 
+from .. import operations as op
 from ..buffers import lent_bytes, lent_writable
 from ..handle import Handle
 from ..kernel import abi
-from ..operations import (
-    ADVISE, ALLOCATE, CLOSE, FSYNC, LINK, MKDIR, OPEN, OPENAT2, READ, READINTO, READV, RENAME, RMDIR, STAT, SYMLINK,
-    SYNC_RANGE, TRUNCATE, UNLINK, WRITE, WRITEV,
-)  # fmt: skip
 
 __all__ = [
     "StrOrBytesPath", "advise", "allocate", "close", "fsync", "link", "mkdir", "open_", "read", "readinto", "readv",
@@ -95,54 +92,54 @@ def _transfer(operation: Any, fd: Any, offset: int) -> Handle:
 
 
 def read(fd: Any, offset: int, n: int) -> Handle:
-    handle = _transfer(READ, fd, offset)
+    handle = _transfer(op.READ, fd, offset)
     handle.length = _size(n)
     return handle
 
 
 def readinto(fd: Any, offset: int, buffer: Any) -> Handle:
-    handle = _transfer(READINTO, fd, offset)
+    handle = _transfer(op.READINTO, fd, offset)
     handle.view = view = lent_writable(buffer)
     handle.length = view.nbytes
     return handle
 
 
 def readv(fd: Any, offset: int, buffers: Iterable[Any]) -> Handle:
-    handle = _transfer(READV, fd, offset)
+    handle = _transfer(op.READV, fd, offset)
     handle.views = views = [lent_writable(buffer) for buffer in buffers]
     handle.length = sum(view.nbytes for view in views)
     return handle
 
 
 def write(fd: Any, offset: int, data: Any) -> Handle:
-    handle = _transfer(WRITE, fd, offset)
+    handle = _transfer(op.WRITE, fd, offset)
     handle.view = data if type(data) is bytes else lent_bytes(data)
     handle.length = len(handle.view)
     return handle
 
 
 def writev(fd: Any, offset: int, buffers: Iterable[Any]) -> Handle:
-    handle = _transfer(WRITEV, fd, offset)
+    handle = _transfer(op.WRITEV, fd, offset)
     handle.views = views = [lent_bytes(buffer) for buffer in buffers]
     handle.length = sum(view.nbytes for view in views)
     return handle
 
 
 def fsync(fd: Any, data_only: bool) -> Handle:
-    handle = Handle(FSYNC)
+    handle = Handle(op.FSYNC)
     handle.fd = descriptor(fd)
     handle.flags = abi.FSYNC_DATASYNC if data_only else 0
     return handle
 
 
 def sync_range(fd: Any, offset: int, n: int, flags: int) -> Handle:
-    handle = _transfer(SYNC_RANGE, fd, offset)
+    handle = _transfer(op.SYNC_RANGE, fd, offset)
     handle.length, handle.flags = _size(n), index(flags)
     return handle
 
 
 def open_(path: Any, flags: int, mode: int, dir_fd: int | None, resolve: int) -> Handle:
-    handle = _named(OPENAT2 if resolve else OPEN, path, dir_fd)
+    handle = _named(op.OPENAT2 if resolve else op.OPEN, path, dir_fd)
     handle.flags = index(flags) | os.O_CLOEXEC
     handle.mode = index(mode)
     if resolve:
@@ -154,7 +151,7 @@ def open_(path: Any, flags: int, mode: int, dir_fd: int | None, resolve: int) ->
 
 
 def close(fd: Any) -> Handle:
-    handle = Handle(CLOSE)
+    handle = Handle(op.CLOSE)
     handle.fd = descriptor(fd)
     return handle
 
@@ -165,39 +162,39 @@ def stat(path: Any, dir_fd: int | None, follow_symlinks: bool) -> Handle:
             raise ValueError("stat: can't specify dir_fd without matching path")
         if not follow_symlinks:
             raise ValueError("stat: cannot use fd and follow_symlinks together")
-        handle = Handle(STAT)
+        handle = Handle(op.STAT)
         handle.fd, handle.path = descriptor(path), b"\0"
         handle.flags = abi.AT_EMPTY_PATH
         return handle
-    handle = _named(STAT, path, dir_fd)
+    handle = _named(op.STAT, path, dir_fd)
     handle.flags = abi.AT_NO_AUTOMOUNT | (0 if follow_symlinks else abi.AT_SYMLINK_NOFOLLOW)
     return handle
 
 
 def truncate(fd: Any, n: int) -> Handle:
-    handle = Handle(TRUNCATE)
+    handle = Handle(op.TRUNCATE)
     handle.fd, handle.length = descriptor(fd), _size(n)
     return handle
 
 
 def allocate(fd: Any, offset: int, n: int, mode: int) -> Handle:
-    handle = _transfer(ALLOCATE, fd, offset)
+    handle = _transfer(op.ALLOCATE, fd, offset)
     handle.length, handle.mode = _size(n), index(mode)
     return handle
 
 
 def advise(fd: Any, offset: int, n: int, advice: int) -> Handle:
-    handle = _transfer(ADVISE, fd, offset)
+    handle = _transfer(op.ADVISE, fd, offset)
     handle.length, handle.flags = _size(n), index(advice)
     return handle
 
 
 def rename(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None) -> Handle:
-    return _two_named(RENAME, src, dst, src_dir_fd, dst_dir_fd)
+    return _two_named(op.RENAME, src, dst, src_dir_fd, dst_dir_fd)
 
 
 def link(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None, follow_symlinks: bool) -> Handle:
-    handle = _two_named(LINK, src, dst, src_dir_fd, dst_dir_fd)
+    handle = _two_named(op.LINK, src, dst, src_dir_fd, dst_dir_fd)
     # As CPython: without dir_fds, following is left to link(2), and Linux's does not follow.
     if follow_symlinks and (src_dir_fd is not None or dst_dir_fd is not None):
         handle.flags = abi.AT_SYMLINK_FOLLOW
@@ -205,7 +202,7 @@ def link(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None, fol
 
 
 def symlink(src: Any, dst: Any, dir_fd: int | None) -> Handle:
-    handle = Handle(SYMLINK)
+    handle = Handle(op.SYMLINK)
     handle.name, handle.path = path_of(src)
     handle.name2, handle.path2 = path_of(dst)
     handle.fd = _directory(dir_fd)
@@ -213,14 +210,14 @@ def symlink(src: Any, dst: Any, dir_fd: int | None) -> Handle:
 
 
 def unlink(path: Any, dir_fd: int | None) -> Handle:
-    return _named(UNLINK, path, dir_fd)
+    return _named(op.UNLINK, path, dir_fd)
 
 
 def rmdir(path: Any, dir_fd: int | None) -> Handle:
-    return _named(RMDIR, path, dir_fd)
+    return _named(op.RMDIR, path, dir_fd)
 
 
 def mkdir(path: Any, mode: int, dir_fd: int | None) -> Handle:
-    handle = _named(MKDIR, path, dir_fd)
+    handle = _named(op.MKDIR, path, dir_fd)
     handle.mode = index(mode)
     return handle

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..handle import Handle
 from ..kernel import abi
+from ..operations import OPENAT2
 from ..readiness import is_fifo
 from . import define
 from .define import StrOrBytesPath
@@ -29,9 +30,9 @@ class Files(Lifetime):
     def _audit(self, handle: Handle, event: str, *args: Any) -> None:
         """io_uring walks past Python's audit hooks; the blocking equivalents on the other methods raise their own."""
         engine = self._engine
-        if engine.method.links or handle.operation.opcode == abi.OP_OPENAT2:
-            if engine.method.takes(handle) or handle.operation.opcode == abi.OP_OPENAT2:
-                sys.audit(event, *args)
+        raises_its_own = not engine.method.by_opcode or not engine.method.takes(handle)
+        if not raises_its_own or handle.operation is OPENAT2:
+            sys.audit(event, *args)
 
     async def open(
         self, path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd: int | None = None, resolve: int = 0

@@ -29,12 +29,14 @@ DEPTH = 256
 WORKERS = 8
 
 
-def _number(given: int | None, variable: str, default: int) -> int:
+def _number(given: Any, variable: str, default: int) -> int:
     """A keyword argument, or the environment, or the default; a whole number of at least 1."""
     if given is not None:
         if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-            raise ValueError(f"{variable.removeprefix('AIORING_').lower()}={given!r}: must be a whole number of at least 1")
-        return given
+            raise ValueError(
+                f"{variable.removeprefix('AIORING_').lower()}={given!r}: must be a whole number of at least 1"
+            )
+        return int(given)
     text = os.environ.get(variable)
     if not text:
         return default
@@ -212,7 +214,9 @@ class Lifetime:
         if engine is None or engine.ended:
             return
         if not self._of_loop:
-            warnings.warn(f"unclosed ring {self!r}: its loop is being closed", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(
+                f"unclosed ring {self!r}: its loop is being closed", ResourceWarning, source=self, stacklevel=2
+            )
         close_now(engine)
 
     def __del__(self) -> None:

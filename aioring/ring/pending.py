@@ -24,9 +24,7 @@ class Pending(Generic[T]):
 
     __slots__ = ("__weakref__", "_asked", "_awaiting", "_cancel", "_engine", "_handle")
 
-    def __init__(
-        self, engine: Engine, handle: Handle, cancel: Callable[[Handle], bool] | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, handle: Handle, cancel: Callable[[Handle], bool] | None = None) -> None:
         self._engine = engine
         self._handle = handle
         self._cancel = cancel or engine.cancel
