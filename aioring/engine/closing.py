@@ -93,6 +93,7 @@ async def aclose(engine: Engine, timeout: float | None = None) -> None:
     else:
         _let_go(engine)
     await engine.loop.unwatched()
+    engine.loop.done()
 
 
 def close_now(engine: Engine, timeout: float = GRACE) -> None:
@@ -102,6 +103,7 @@ def close_now(engine: Engine, timeout: float = GRACE) -> None:
     for fd in engine.watched:
         engine.loop.unwatch(fd)
     engine.watched.clear()
+    engine.loop.done()
     engine.loop = _NoLoop()
     shut(engine)
     deadline = time.monotonic() + timeout
@@ -125,10 +127,14 @@ def shut(engine: Engine) -> None:
     engine.budget.close()
     for callback in engine.at_shut:
         callback()
-    parked: list[Handle | Chain] = [*engine.backlog, *engine.staged, *engine.for_workers]
+    told_nobody: list[Handle | Chain] = [
+        what
+        for what in (*engine.backlog, *engine.staged, *engine.for_workers)
+        if isinstance(what, Chain) or what.operation is not CLOSE
+    ]
     for fence in engine.closing.values():
-        parked += fence.after
-    for what in parked:
+        told_nobody += fence.after
+    for what in told_nobody:
         if isinstance(what, Chain):
             what.cancelling = True
             if not any(link.state == SUBMITTED for link in what.links):
@@ -137,7 +143,7 @@ def shut(engine: Engine) -> None:
             what.chain.cancelling = True
             if not any(link.state == SUBMITTED for link in what.chain.links):
                 what.chain.fail_rest(-errno.ECANCELED)
-        elif what.operation is not CLOSE and what.state in (DEFINED, STAGED):
+        elif what.state in (DEFINED, STAGED):
             what.res = -errno.ECANCELED
             what.state = COMPLETE
             engine.finish(what)
@@ -225,6 +231,15 @@ class _NoLoop:
         return None
 
     def at_close(self, callback: Any) -> None:
+        return None
+
+    def keep(self, thing: Any) -> None:
+        return None
+
+    def kept(self) -> Any:
+        return None
+
+    def done(self) -> None:
         return None
 
 

@@ -309,7 +309,7 @@ class Engine:
         self.live.pop(handle.token, None)
         operation = handle.operation
         if operation is CLOSE:
-            self._closed_fd(handle.fd)
+            self._closed_fd(handle)
         elif handle.counted:
             handle.counted = False
             self.release(handle.fd)
@@ -318,16 +318,17 @@ class Engine:
             self.runs -= 1
         if handle.orphan:
             self.dispose(handle)
-        elif handle.waiter is not None:
+        if handle.waiter is not None:
             self.loop.wake(handle.waiter)
         if handle.on_done is not None:
             handle.on_done(handle)
 
-    def _closed_fd(self, fd: int) -> None:
+    def _closed_fd(self, handle: Handle) -> None:
         """A close is through, or failed: what was asked after it goes on, with whatever that number means now."""
-        fence = self.closing.pop(fd, None)
-        if fence is None:
-            return
+        fence = self.closing.get(handle.fd)
+        if fence is None or (fence.owner is not handle and fence.owner is not handle.chain):
+            return  # a close that never got as far as to stand in front of others
+        del self.closing[handle.fd]
         for callback in fence.then:
             callback()
         for what in fence.after:

@@ -78,6 +78,18 @@ class Loop(Protocol):
         """Run `callback`, a bound method (held weakly), in the loop's thread when the loop is being closed."""
         ...
 
+    def keep(self, thing: Any) -> None:
+        """Keep `thing` alive as long as the loop; one at a time."""
+        ...
+
+    def kept(self) -> Any:
+        """What was last kept with the loop that runs here, or None."""
+        ...
+
+    def done(self) -> None:
+        """The ring needs this loop no more: forget what `at_close` was told."""
+        ...
+
 
 def current() -> Loop:
     """The loop that runs here.

@@ -26,6 +26,7 @@ class AsyncioLoop:
         self._loop = loop
         self.call_soon = loop.call_soon
         self._create_future = loop.create_future
+        self._hooked: weakref.WeakMethod[Any] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def running_here(self) -> bool:
@@ -78,8 +79,23 @@ class AsyncioLoop:
         return None
 
     def at_close(self, callback: Callable[[], Any]) -> None:
-        # Weak: a loop that lives for years must not keep every ring that was ever closed on it.
-        _CloseHook.of(self._loop).add(weakref.WeakMethod(cast("MethodType", callback)))
+        # Weak: a ring that its user has dropped is to be collected, not kept by its loop.
+        self._hooked = weakref.WeakMethod(cast("MethodType", callback))
+        _CloseHook.of(self._loop).callbacks.append(self._hooked)
+
+    def done(self) -> None:
+        hook = self._loop.__dict__.get("close")
+        if isinstance(hook, _CloseHook) and self._hooked in hook.callbacks:
+            hook.callbacks.remove(self._hooked)
+            if not hook.callbacks:
+                del self._loop.__dict__["close"]
+
+    def keep(self, thing: Any) -> None:
+        _CloseHook.of(self._loop).kept = thing
+
+    def kept(self) -> Any:
+        hook = self._loop.__dict__.get("close")
+        return hook.kept if isinstance(hook, _CloseHook) else None
 
 
 class _CloseHook:
@@ -90,6 +106,7 @@ class _CloseHook:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.callbacks: list[weakref.WeakMethod[Any]] = []
+        self.kept: Any = None
         self._loop = weakref.ref(loop)
 
     @classmethod
@@ -100,19 +117,16 @@ class _CloseHook:
             loop.close = hook  # type: ignore[method-assign]
         return hook
 
-    def add(self, callback: weakref.WeakMethod[Any]) -> None:
-        self.callbacks = [one for one in self.callbacks if one() is not None]
-        self.callbacks.append(callback)
-
     def __call__(self) -> None:
         loop = self._loop()
         if loop is None:
             return
         if not loop.is_running():  # a running loop refuses to close: let it say so
+            callbacks, self.callbacks = self.callbacks, []
             loop.__dict__.pop("close", None)
-            for find in self.callbacks:
+            for find in callbacks:
                 callback = find()
                 if callback is not None:
                     callback()
-            self.callbacks.clear()
+            self.kept = None
         type(loop).close(loop)

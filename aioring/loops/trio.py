@@ -25,6 +25,9 @@ from . import Waitable
 __all__ = ["TrioLoop"]
 
 
+_kept: trio.lowlevel.RunVar[Any] = trio.lowlevel.RunVar("aioring", default=None)
+
+
 class _Waiter:
     """One task parked on one thing."""
 
@@ -48,8 +51,9 @@ class TrioLoop:
         self._soon: list[Callable[[], Any]] = []
         self._ticker: trio.lowlevel.Task | None = None
         self._ticking = False
-        self._closers: list[weakref.WeakMethod[Any]] = []
-        self._guarded = False
+        self._closer: weakref.WeakMethod[Any] | None = None
+        self._guarded = trio.CancelScope()
+        self._ending = False
 
     def running_here(self) -> bool:
         try:
@@ -74,7 +78,7 @@ class TrioLoop:
             return trio.lowlevel.Abort.SUCCEEDED
 
         try:
-            while True:
+            while not self._ending or self._soon:
                 callbacks, self._soon = self._soon, []
                 for callback in callbacks:
                     callback()
@@ -179,16 +183,31 @@ class TrioLoop:
     # --- the end of the run -------------------------------------------------------------------------------------------
 
     def at_close(self, callback: Callable[[], Any]) -> None:
-        self._closers.append(weakref.WeakMethod(cast("MethodType", callback)))
-        if not self._guarded:
-            self._guarded = True
-            trio.lowlevel.spawn_system_task(self._guard, name="aioring guard")
+        self._closer = weakref.WeakMethod(cast("MethodType", callback))
+        trio.lowlevel.spawn_system_task(self._guard, name="aioring guard")
 
     async def _guard(self) -> None:
         try:
-            await trio.sleep_forever()
+            with self._guarded:
+                await trio.sleep_forever()
         finally:
-            for find in self._closers:
-                closer = find()
-                if closer is not None:
-                    closer()
+            closer = self._closer() if self._closer is not None else None
+            if closer is not None:
+                closer()
+
+    def done(self) -> None:
+        self._closer = None
+        self._ending = True
+        try:
+            self._guarded.cancel()
+            if self._ticker is not None:
+                ticker, self._ticker = self._ticker, None
+                trio.lowlevel.reschedule(ticker)
+        except RuntimeError:
+            pass  # the run is over, and its tasks with it
+
+    def keep(self, thing: Any) -> None:
+        _kept.set(thing)
+
+    def kept(self) -> Any:
+        return _kept.get()

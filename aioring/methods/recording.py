@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class Recording:
             made: dict[str, Any] = {"io_uring": IoUring, "worker": Worker, "sync": Sync}
             if method not in made:
                 raise ValueError(f"cannot record {method!r}: one of {', '.join(made)}, or a method object")
-            method = IoUring(find_route(None)) if method == "io_uring" else made[method]()
+            method = IoUring(find_route(os.environ.get("AIORING_LIBURING"))) if method == "io_uring" else made[method]()
         self.inner = method
         self.trace = trace
         self.name: str = method.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 
@@ -11,7 +10,7 @@ from . import Ring
 
 __all__ = ["get_ring"]
 
-_here = threading.local()
+_here = threading.local()  # `ring`: what was given last in this thread
 
 
 def get_ring() -> Ring:
@@ -24,14 +23,21 @@ def get_ring() -> Ring:
     Raises:
         WrongLoopError: no event loop runs in this thread.
     """
-    loop = current()
-    known: tuple[int, weakref.ref[object], Ring] | None = getattr(_here, "known", None)
-    if known is not None:
-        pid, key, ring = known
-        if key() is loop.key and pid == os.getpid() and not ring.closed:
-            return ring
-    ring = Ring()
-    ring._of_loop = True
-    ring._start()
-    _here.known = (os.getpid(), weakref.ref(loop.key), ring)
+    find: weakref.ref[Ring] | None = getattr(_here, "ring", None)
+    ring = find() if find is not None else None
+    if ring is None or not _usable(ring):
+        # Another loop ran in this thread meanwhile, or this is the first call.
+        loop = current()
+        ring = loop.kept()
+        if ring is None or not _usable(ring):
+            ring = Ring()
+            ring._of_loop = True
+            ring._start()
+            loop.keep(ring)
+        _here.ring = weakref.ref(ring)
     return ring
+
+
+def _usable(ring: Ring) -> bool:
+    engine = ring._started
+    return engine is not None and engine.open and engine.loop.running_here()

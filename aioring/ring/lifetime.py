@@ -6,11 +6,13 @@ import ctypes
 import errno
 import logging
 import os
+import threading
 import warnings
 from types import TracebackType
 from typing import Any, Self
 
 from .. import methods
+from ..buffers import leak
 from ..engine import Engine, aclose, close_now
 from ..engine.closing import register
 from ..errors import AioringError, RingClosedError, RingUnavailableError, WrongLoopError
@@ -224,4 +226,7 @@ class Lifetime:
         if engine is not None and not engine.ended:
             # The loop holds the engine, not this object: nobody can use the ring any more.
             warnings.warn(f"unclosed ring {self!r}", ResourceWarning, source=self, stacklevel=2)
-            close_now(engine)
+            if engine.thread == threading.get_ident():
+                close_now(engine)
+            else:
+                leak(engine)  # collected by another thread: neither its loop nor its queues may be touched from here

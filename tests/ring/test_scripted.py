@@ -9,7 +9,6 @@ import asyncio
 import errno
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def seeds() -> list[int]:
 
 
 @pytest.fixture
-def per_seed() -> Iterator[Any]:
+def per_seed() -> Any:
     def run(body: Any) -> None:
         for seed in seeds():
             try:
