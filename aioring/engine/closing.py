@@ -198,6 +198,7 @@ class _NoLoop:
     """What a loop that is gone can still do: nothing."""
 
     kind = "none"
+    checks = False
     key = None
 
     def running_here(self) -> bool:

@@ -24,21 +24,13 @@ _HAS_EVENTFD = hasattr(os, "eventfd")
 class Doorbell:
     """`fd` is what the loop watches. Ringing is safe from any thread until `close()`."""
 
-    def __init__(self, twin_of: Doorbell | None = None) -> None:
-        self._sink: int
-        if twin_of is not None:
-            self.fd = self._sink = os.dup(twin_of._sink)
-        elif _HAS_EVENTFD:
+    def __init__(self) -> None:
+        if _HAS_EVENTFD:
             self.fd = self._sink = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:  # pragma: no cover - not Linux
             self.fd, self._sink = os.pipe()
             os.set_blocking(self.fd, False)
             os.set_blocking(self._sink, False)
-
-    def twin(self) -> Doorbell:
-        """The same doorbell under an fd of its own, for threads that may outlive the ring: an fd number that they
-        still write to must not be given to another file."""
-        return Doorbell(self)
 
     def ring(self) -> None:
         _write(self._sink, _ONE, 8)

@@ -28,6 +28,7 @@ class Loop(Protocol):
     """One event loop, seen from a ring that belongs to it."""
 
     kind: str
+    checks: bool  # whether `checkpoint` does anything
     key: Any  # the loop itself (asyncio) or its token (trio): what a ring is kept under
 
     def running_here(self) -> bool:

@@ -19,6 +19,7 @@ class AsyncioLoop:
     """An asyncio event loop. Every method but `running_here` is for the loop's own thread."""
 
     kind = "asyncio"
+    checks = False
     call_soon: Callable[..., Any]
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -42,6 +42,7 @@ class TrioLoop:
     """A trio run. Every method but `running_here` is for the run's own thread."""
 
     kind = "trio"
+    checks = True
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self.key = token

@@ -66,7 +66,7 @@ class Worker:
         self._pending: dict[Handle, None] = {}
         self._idle: dict[int, _Thread] = {}
         self._threads: dict[int, _Thread] = {}
-        self._growing = threading.Lock()
+        self._lock = threading.Lock()
         self._launched = 0.0
         self._rung = False
         self._closed = False
@@ -75,8 +75,7 @@ class Worker:
     def start(
         self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
     ) -> int:
-        self._live, self._completed = live, completed
-        self._doorbell = doorbell.twin()
+        self._live, self._completed, self._doorbell = live, completed, doorbell
         return depth
 
     def takes(self, handle: Handle) -> bool:
@@ -121,18 +120,16 @@ class Worker:
             self._launch(self.most)
 
     def close(self) -> None:
-        with self._growing:
-            if self._closed:
-                return
+        # Under the lock under which workers ring: when it is had, none of them touches the doorbell's fd any more, and
+        # its number may be given to another file.
+        with self._lock:
             self._closed = True
-            self._leave()
         for thread in list(self._threads.values()):
             self._wake(thread)
 
     def abandon(self) -> None:
         # The child has none of the threads, and a lock may be held for ever by one of them: take none.
         self._closed = True
-        self._doorbell.close()
 
     def threads(self) -> int:
         return len(self._threads)
@@ -159,7 +156,7 @@ class Worker:
 
     def _launch(self, limit: int) -> None:
         """Start one worker if there are fewer than `limit`, with the lowest free number."""
-        with self._growing:
+        with self._lock:
             if len(self._threads) >= limit or self._closed:
                 return
             number = next(i for i in range(limit) if i not in self._threads)
@@ -198,14 +195,8 @@ class Worker:
             self._completed.append((handle.token, res))
             del handle
             self._ring()
-        with self._growing:
+        with self._lock:
             self._threads.pop(me.number, None)
-            self._leave()
-
-    def _leave(self) -> None:
-        """The last to leave a closed pool closes its doorbell: a thread that hangs keeps the fd until it is through."""
-        if self._closed and not self._threads:
-            self._doorbell.close()
 
     def _get_help(self) -> None:
         """More jobs wait: wake one more worker, or start one (PostgreSQL 19, `pgaio_worker_maybe_grow`)."""
@@ -223,11 +214,10 @@ class Worker:
             self._idle.pop(me.number, None)
             return True
         while not me.wake.acquire(timeout=self._idle_timeout):
-            with self._growing:
+            with self._lock:
                 highest = me.number == max(self._threads)
                 if highest and len(self._threads) > self.least and self._idle.pop(me.number, None) is me:
                     del self._threads[me.number]
-                    self._leave()
                     return False
         # Woken before we lay down (by the wake meant for the last turn) we may still stand there as idle: a busy worker
         # that is taken for an idle one swallows a wake.
@@ -237,4 +227,6 @@ class Worker:
     def _ring(self) -> None:
         if not self._rung:
             self._rung = True
-            self._doorbell.ring()
+            with self._lock:
+                if not self._closed:
+                    self._doorbell.ring()

@@ -120,7 +120,7 @@ class Data(Lifetime):
             got = await self._unseekable.transfer(define.descriptor(fd), TO_READ, _reader((memory,)))
             return bytes(memory[:got])
         handle = define.read(fd, offset, n)
-        if await self._hit_later(engine, handle):
+        if (self._page_cache_first or engine.loop.checks) and await self._hit_later(engine, handle):
             return _scratch[: handle.done].tobytes()
         result: bytes = await engine.do(handle)
         return result

@@ -22,7 +22,7 @@ async def test_a_read_returns_what_pread_returns(ring: aioring.Ring, fd: int, of
 
 
 async def test_a_read_of_one_byte_leaves_the_shared_bytes_alone(ring: aioring.Ring, fd: int) -> None:
-    for offset in range(0, 64):
+    for offset in range(64):
         assert await ring.read(fd, offset, 1) == WHOLE[offset : offset + 1]
     assert [bytes([i]) for i in range(256)] == [i.to_bytes(1, "little") for i in range(256)]
     assert bytes(0) == b""
