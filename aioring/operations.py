@@ -211,7 +211,7 @@ def _pack_open(r: Request) -> Sqe:
 
 
 def _open(r: Request, _: int) -> int:
-    return os.open(r.name, r.flags, r.mode, dir_fd=None if r.fd == abi.AT_FDCWD else r.fd)
+    return at_once.openat(r.fd, r.path or b"", r.flags, r.mode)
 
 
 def _pack_openat2(r: Request) -> Sqe:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -258,8 +259,8 @@ class Engine:
         if handle.state == SUBMITTED:
             chain = handle.chain
             if chain is not None:
-                self.live.pop(token, None)
                 chain.arrived(handle, res)
+                self.live.pop(token, None)
                 return
             final = self.settle(handle, res)
             if final is None:
@@ -308,11 +309,11 @@ class Engine:
         """The handle is COMPLETE: count it off, wake who waits. Harmless when done twice."""
         self.live.pop(handle.token, None)
         operation = handle.operation
-        if operation is CLOSE:
-            self._closed_fd(handle)
-        elif handle.counted:
+        if handle.counted:
             handle.counted = False
             self.release(handle.fd)
+        if operation is CLOSE:
+            self._closed_fd(handle)
         elif operation is RUN and handle.call is not None:
             handle.call = None
             self.runs -= 1
@@ -410,6 +411,9 @@ class Engine:
         handle.orphan = False
         if handle.opens() and handle.res >= 0:
             fd, handle.res = handle.res, -errno.ECANCELED
+            if self.ended:
+                os.close(fd)
+                return
             close = Handle(CLOSE)
             close.fd, close.orphan = fd, True
             self.ask(close)

@@ -11,12 +11,15 @@ import ctypes
 import os
 from typing import Any
 
-from .abi import LINUX, OPEN_HOW_BYTES, SYS_OPENAT2, pack_open_how
+from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how, pack_open_how_into
 
-__all__ = ["fallocate", "openat2", "sync_file_range", "tee"]
+__all__ = ["fallocate", "open_cached", "openat", "openat2", "sync_file_range", "tee"]
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
 _letting_it_go = ctypes.CDLL(None, use_errno=True)
+
+
+_openat2: Any = ctypes.PyDLL(None).syscall
 
 
 def _raise() -> None:
@@ -36,6 +39,33 @@ def sync_file_range(fd: int, offset: int, length: int, flags: int) -> None:
     call: Any = _letting_it_go.sync_file_range
     if call(fd, ctypes.c_longlong(offset), ctypes.c_longlong(length), flags) < 0:
         _raise()
+
+
+def openat(dir_fd: int, path: bytes, flags: int, mode: int) -> int:
+    """openat(2), without the audit event that `os.open` raises: `ring/files.py` raises it, once, on every method.
+
+    May wait: for worker threads.
+    """
+    call: Any = _letting_it_go.openat
+    fd: int = call(dir_fd, path, flags, ctypes.c_uint(mode))
+    if fd < 0:
+        _raise()
+    return fd
+
+
+_open_how = ctypes.create_string_buffer(OPEN_HOW_BYTES)
+_open_how_bytes = ctypes.c_size_t(OPEN_HOW_BYTES)
+
+
+def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
+    """Open what can be opened without waiting: openat2(2) with RESOLVE_CACHED, since Linux 5.12. -1: it cannot.
+
+    For flags that make nothing. O_NONBLOCK is added: on a FIFO without a peer RESOLVE_CACHED alone blocks. Keeps the
+    GIL: it never waits. (io_uring's own first attempt is the same call, inside io_uring_enter.)
+    """
+    pack_open_how_into(_open_how, 0, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0, RESOLVE_CACHED)
+    fd: int = _openat2(SYS_OPENAT2, dir_fd, path, _open_how, _open_how_bytes)
+    return fd
 
 
 def openat2(dir_fd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:

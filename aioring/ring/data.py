@@ -7,7 +7,6 @@ One read walks straight down from here: `read` (page cache) -> `define.read` (a 
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 from asyncio.events import _get_running_loop  # C, no exception where none runs
 from collections.abc import Callable, Iterable
@@ -21,20 +20,12 @@ from ..operations import READ, rest_of
 from ..readiness import READ as TO_READ, WRITE as TO_WRITE, Readiness
 from . import define
 from .lifetime import Lifetime
+from .page_cache import SMALL, PageCache
 from .pending import Pending
 
 __all__ = ["Data"]
 
-SMALL = 64 << 10  # bytes: a larger copy in place would make the loop late
-_NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _MOST = 1 << 20  # bytes: one transfer from what cannot seek
-_MISSES = 64  # in a row, before a ring stops to ask the page cache
-_LOOK_AGAIN = 512  # reads after which it asks once more
-
-# Where page-cache hits land before they become `bytes`. One byte off a page on purpose: O_DIRECT, which RWF_NOWAIT does
-# not keep from waiting for the device, refuses such memory with EINVAL, and the read goes on to the ring.
-_scratch = memoryview(mmap.mmap(-1, SMALL + mmap.PAGESIZE))[1 : SMALL + 1]
-_preadv: Any = getattr(os, "preadv", None)
 
 
 class _NoBudget:
@@ -46,17 +37,16 @@ class Data(Lifetime):
 
     _budget: Any = _NoBudget  # closed, forked and unstarted rings have nothing left: the one guard of the hot path
     _loop_here: Any = None
-    _misses = 0
 
     def _opened(self, engine: Engine) -> None:
-        if not engine.method.at_once:
-            self._page_cache_first = False
-        self._views: dict[int, tuple[memoryview]] = {}
-        self._loop_here = engine.loop.key if engine.loop.kind == "asyncio" else None
-        if self._page_cache_first and _NOWAIT and _preadv is not None and engine.loop.kind == "asyncio":
-            self._budget = engine.budget
+        self._page_cache_first = self._page_cache_first and engine.method.at_once
+        self._cache = PageCache(self._page_cache_first)
+        if engine.loop.kind == "asyncio":
+            self._loop_here = engine.loop.key
+            if self._cache.on:
+                self._budget = engine.budget
 
-    # Hot path: `read` and `_cached` run once per I/O; measured in benchmarks/ring_read.py.
+    # Hot path: `read` runs once per I/O; measured in benchmarks/ring_read.py.
 
     async def read(self, fd: int, offset: int, n: int) -> bytes:
         """Read `n` bytes at `offset`, like pread(2), without blocking the loop.
@@ -77,38 +67,11 @@ class Data(Lifetime):
             RingClosedError, WrongLoopError: the ring is closed, or belongs to another loop, thread or process.
         """
         if self._budget.left > 0 and _get_running_loop() is self._loop_here and offset.__class__ is int and offset >= 0:
-            got = self._cached(fd, offset, n)
+            got = self._cache.ask(fd, offset, n)
             if got >= 0:
-                return _scratch[:got].tobytes()
+                self._budget.spend()
+                return self._cache.taken(got, n)
         return await self._read(fd, offset, n)
-
-    def _cached(self, fd: int, offset: int, n: int) -> int:
-        """Bytes of a full page-cache hit in `_scratch`, or -1. Takes a unit of the tick's budget. Never waits."""
-        if self._misses >= _MISSES:
-            # The file is cold, or on a file system that refuses RWF_NOWAIT: asking costs a cold read 10 to 15 %.
-            self._misses += 1
-            if self._misses < _LOOK_AGAIN:
-                return -1
-            self._misses = 0
-        try:
-            views = self._views.get(n)
-            if views is None:
-                if n.__class__ is not int or not 0 < n <= SMALL:
-                    return -1
-                views = (_scratch[:n],)
-                if len(self._views) < 256:
-                    self._views[n] = views
-            got: int = _preadv(fd, views, offset, _NOWAIT)
-            # Part of it, or end of file: only the next byte tells.
-            if 0 < got < n and _preadv(fd, (_scratch[got:n],), offset + got, _NOWAIT):
-                self._misses += 1
-                return -1
-        except (OSError, TypeError, OverflowError):
-            self._misses += 1
-            return -1  # whatever is wrong, the slow path says it
-        self._misses = 0
-        self._budget.spend()
-        return got
 
     async def _read(self, fd: Any, offset: int, n: int) -> bytes:
         """What the page cache cannot serve at once, and everything unusual."""
@@ -121,14 +84,14 @@ class Data(Lifetime):
             return bytes(memory[:got])
         handle = define.read(fd, offset, n)
         if (self._page_cache_first or engine.loop.checks) and await self._hit_later(engine, handle):
-            return _scratch[: handle.done].tobytes()
+            return self._cache.taken(handle.done, handle.length)
         result: bytes = await engine.do(handle)
         return result
 
     async def _hit_later(self, engine: Engine, handle: Handle) -> bool:
         """Try the page cache when the budget of this tick is spent, or on trio: a unit of a later tick is waited for."""
         await engine.loop.checkpoint()
-        if not self._page_cache_first or not 0 < handle.length <= SMALL or not _NOWAIT or self._misses >= _MISSES:
+        if not self._cache.on or not 0 < handle.length <= SMALL:
             return False
         budget = engine.budget
         if self._budget is budget and budget.left > 0:
@@ -138,22 +101,12 @@ class Data(Lifetime):
         try:
             await budget.turn()
             engine.check()
-            got = self._ask_cache(handle.fd, handle.offset, handle.length)
+            got = self._cache.ask(handle.fd, handle.offset, handle.length)
         finally:
             if not engine.ended:
                 engine.release(handle.fd)
         handle.done = max(got, 0)
         return got >= 0
-
-    def _ask_cache(self, fd: int, offset: int, n: int) -> int:
-        try:
-            got = os.preadv(fd, (_scratch[:n],), offset, _NOWAIT)
-            if 0 < got < n and os.preadv(fd, (_scratch[got:n],), offset + got, _NOWAIT):
-                got = -1
-        except OSError:
-            got = -1
-        self._misses = self._misses + 1 if got < 0 else 0
-        return got
 
     async def readinto(self, fd: int, offset: int, buffer: Any) -> int:
         """Read into `buffer` at `offset`, and return the number of bytes: all of `buffer`, fewer only at end of file.
@@ -175,12 +128,15 @@ class Data(Lifetime):
             return await self._unseekable.transfer(define.descriptor(fd), TO_READ, _reader((view,)))
         handle = define.readinto(fd, offset, buffer)
         if 0 < handle.length <= SMALL:
-            budget = self._budget
-            got = self._cached(handle.fd, handle.offset, handle.length) if budget.left > 0 else -1
+            assert isinstance(handle.view, memoryview)
+            got = -1
+            if self._budget.left > 0:
+                got = self._cache.ask(handle.fd, handle.offset, handle.length)
+                if got >= 0:
+                    self._budget.spend()
             if got >= 0 or await self._hit_later(engine, handle):
                 got = max(got, handle.done)
-                assert isinstance(handle.view, memoryview)
-                handle.view[:got] = _scratch[:got]
+                self._cache.fill(handle.view, got)
                 return got
         else:
             await engine.loop.checkpoint()

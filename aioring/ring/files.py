@@ -9,9 +9,9 @@ import stat as _stat
 import sys
 from typing import Any
 
+from ..engine import Engine
 from ..handle import Handle
-from ..kernel import abi
-from ..operations import OPENAT2
+from ..kernel import abi, at_once
 from ..readiness import is_fifo
 from . import define
 from .define import StrOrBytesPath
@@ -21,6 +21,7 @@ __all__ = ["Files"]
 
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _NEVER_WAITS = os.O_NONBLOCK | getattr(os, "O_PATH", 0)
+_MAKES = os.O_CREAT | os.O_TRUNC | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
 _FIFO_DELAY = 0.02  # seconds: see readiness.py, why a FIFO's peer has to be asked for
 
 
@@ -28,10 +29,9 @@ class Files(Lifetime):
     """The part of `Ring` that works on whole files."""
 
     def _audit(self, handle: Handle, event: str, *args: Any) -> None:
-        """io_uring walks past Python's audit hooks; the blocking equivalents on the other methods raise their own."""
+        """io_uring walks past Python's audit hooks; the blocking equivalents in `os` raise their own."""
         engine = self._engine
-        raises_its_own = not engine.method.by_opcode or not engine.method.takes(handle)
-        if not raises_its_own or handle.operation is OPENAT2:
+        if engine.method.by_opcode and engine.method.takes(handle):
             sys.audit(event, *args)
 
     async def open(
@@ -42,6 +42,9 @@ class Files(Lifetime):
         `resolve` takes openat2(2)'s RESOLVE_* flags (`aioring.RESOLVE_BENEATH` ...) and needs Linux 5.6. Opening a FIFO
         waits until its other end is opened, as open(2) does, without holding a worker or a slot.
 
+        What makes nothing and whose path is in the kernel's cache is opened in place, without suspending, within the
+        budget of a tick (openat2(2), RESOLVE_CACHED).
+
         Cancelling is delivered at once; if the kernel opens the file nevertheless, its fd is closed.
 
         Raises:
@@ -50,14 +53,19 @@ class Files(Lifetime):
             RingClosedError, WrongLoopError: the ring is closed, or belongs to another loop, thread or process.
         """
         handle = define.open_(path, flags, mode, dir_fd, resolve)
-        self._audit(handle, "open", handle.name, None, flags)
+        engine = self._engine
+        sys.audit("open", handle.name, None, flags)  # as os.open raises it; none of the ways below does
+        if self._page_cache_first and not flags & _MAKES and not resolve:
+            fd = await self._open_cached(engine, handle)
+            if fd >= 0:
+                return await self._opened_for(fd, flags)
         if flags & _NEVER_WAITS or flags & _ACCESS == os.O_RDWR:
             return int(await self._do(handle))
         # O_NONBLOCK keeps an open from waiting for a FIFO's peer in a worker, which nothing could end. It means nothing
         # to a regular file, and is taken off again below.
         handle.flags |= os.O_NONBLOCK
         try:
-            fd: int = await self._do(handle)
+            fd = int(await self._do(handle))
         except BlockingIOError:
             # A lease that somebody holds: wait for it, as was asked.
             return int(await self._do(define.open_(path, flags, mode, dir_fd, resolve)))
@@ -65,7 +73,29 @@ class Files(Lifetime):
             if error.errno != errno.ENXIO or not await self._is_fifo(path, dir_fd):
                 raise
             fd = await self._open_for_reader(path, flags, mode, dir_fd, resolve)
-        # No await between the result and the return, but for a FIFO.
+        return await self._opened_for(fd, flags)
+
+    async def _open_cached(self, engine: Engine, handle: Handle) -> int:
+        await engine.loop.checkpoint()
+        if engine.budget.left > 0:
+            engine.budget.spend()
+            return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
+        # Parked is in use: a close of the directory's fd waits for us.
+        directory = handle.fd
+        if directory >= 0:
+            engine.hold(directory)
+        try:
+            await engine.budget.turn()
+            engine.check()
+            return at_once.open_cached(directory, handle.path or b"", handle.flags)
+        finally:
+            if directory >= 0 and not engine.ended:
+                engine.release(directory)
+
+    async def _opened_for(self, fd: int, flags: int) -> int:
+        """What was opened with O_NONBLOCK, as it was asked for. No await before the return, but for a FIFO."""
+        if flags & _NEVER_WAITS:
+            return fd
         try:
             os.lseek(fd, 0, os.SEEK_CUR)
         except OSError:
