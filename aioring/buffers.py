@@ -118,6 +118,11 @@ def lent_bytes(data: Any) -> memoryview:
     return _flat(view)
 
 
+def private(n: int) -> mmap.mmap:
+    """Anonymous memory that a forked child gets a copy of. (`mmap.mmap(-1, n)` is shared with it.)"""
+    return mmap.mmap(-1, n, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def alloc(n: int, align: int = 4096) -> memoryview:
     """Aligned, zeroed memory for O_DIRECT: a writable buffer of `n` bytes whose address is a multiple of `align`.
 
@@ -134,7 +139,7 @@ def alloc(n: int, align: int = 4096) -> memoryview:
     if n == 0:
         return memoryview(bytearray())
     spare = align if align > mmap.PAGESIZE else 0
-    memory = memoryview(mmap.mmap(-1, n + spare))
+    memory = memoryview(private(n + spare))
     start = -view_address(memory) % align if spare else 0
     return memory[start : start + n]
 

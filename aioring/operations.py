@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .buffers import bytes_address, new_bytes, view_address
+from .buffers import alloc, bytes_address, new_bytes, view_address
 from .kernel import abi, at_once
 
 __all__ = ["TABLE", "Operation", "Request", "carry_out"]
@@ -114,6 +114,14 @@ def _read_result(r: Request, _: int) -> bytes:
         return bytes(r.view[: r.done])
     memory = r.memory or b""
     return memory if len(memory) == r.done else memory[: r.done]
+
+
+def realign(r: Request) -> None:
+    """Go on into memory that O_DIRECT takes. What has been read may have had its alignment by chance: keep it."""
+    view = alloc(r.length)
+    if r.done:
+        view[: r.done] = _read_result(r, 0)
+    r.view, r.memory, r.pieces, r.address = view, None, None, 0
 
 
 def _readinto(r: Request, most: int) -> int:

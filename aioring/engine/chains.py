@@ -123,7 +123,7 @@ class Chain:
 
     def cancel(self) -> bool:
         """The task that waits for the chain was cancelled: delivered only when no link is in flight."""
-        if self.finished():
+        if self.finished() or self._engine.ended:
             return True
         self.cancelling = True
         if not any(link.state == SUBMITTED for link in self.links):

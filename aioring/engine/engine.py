@@ -18,14 +18,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..buffers import alloc
 from ..errors import RingClosedError, WrongLoopError, os_error
 from ..handle import COMPLETE, DEFINED, STAGED, SUBMITTED, Handle
 from ..kernel.doorbell import Doorbell
 from ..loops import Loop
 from ..methods import Method
 from ..methods.worker import LAUNCH_INTERVAL, Worker
-from ..operations import CLOSE, READ, RUN, is_direct
+from ..operations import CLOSE, READ, RUN, is_direct, realign
 from .budget import Budget
 from .chains import Chain
 
@@ -301,7 +300,7 @@ class Engine:
                 return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
             if operation is READ and handle.view is None:
                 # Bytes objects are never aligned for O_DIRECT: read into memory that is, and copy.
-                handle.view, handle.memory, handle.address = alloc(handle.length), None, 0
+                realign(handle)
                 return None
         return res
 
@@ -365,6 +364,8 @@ class Engine:
         if state == COMPLETE:
             self.dispose(handle)
             return True
+        if self.ended:
+            return True  # the loop of a forked child is torn down: what is in flight is the parent's
         if handle.operation is CLOSE:
             handle.orphan = True  # a close goes on: an fd that was given up must not stay open
             return True

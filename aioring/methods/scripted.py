@@ -18,7 +18,7 @@ from typing import Literal
 from ..handle import STAGED, SUBMITTED, Handle
 from ..kernel.abi import MAX_TRANSFER
 from ..kernel.doorbell import Doorbell
-from ..operations import RUN, carry_out
+from ..operations import RUN, carry_out, is_direct
 from .recording import Trace
 
 __all__ = ["Scripted"]
@@ -104,7 +104,10 @@ class Scripted:
             return -self._random.choice((errno.EINTR, errno.EAGAIN))
         left = handle.length - handle.done
         if operation.transfers and left > 1 and self._random.random() < self._short:
-            return carry_out(handle, self._random.randint(1, left - 1))
+            cut = self._random.randint(1, left - 1)
+            if is_direct(handle.fd):
+                cut -= cut % 512  # a device's blocks are never cut
+            return carry_out(handle, cut or MAX_TRANSFER)
         return carry_out(handle, MAX_TRANSFER)
 
     def reap(self) -> None:

@@ -19,6 +19,8 @@ import mmap
 import os
 from typing import Any
 
+from ..buffers import private
+
 __all__ = ["SMALL", "PageCache"]
 
 SMALL = 64 << 10  # bytes: a larger copy in place would make the loop late
@@ -86,7 +88,7 @@ class PageCache:
             return ()
         if self._memory is None:
             # n - 1 bytes from the start of the first page; the last byte on a page of its own.
-            self._memory = memoryview(mmap.mmap(-1, SMALL + mmap.PAGESIZE))[: SMALL + 1]
+            self._memory = memoryview(private(SMALL + mmap.PAGESIZE))[: SMALL + 1]
         views = self._rest(0, n)
         if len(self._views) < 256:
             self._views[n] = views
