@@ -51,6 +51,11 @@ def bytes_address(data: bytes) -> int:
     return id(data) + _BYTES_DATA
 
 
+def bytes_view(data: bytes) -> memoryview:
+    """A writable view of a bytes object that nobody has seen yet. The caller holds the object meanwhile."""
+    return memoryview((ctypes.c_char * len(data)).from_address(bytes_address(data))).cast("B")
+
+
 class _PyBuffer(ctypes.Structure):
     # Py_buffer, Include/pybuffer.h
     _fields_ = (

@@ -41,13 +41,15 @@ class Handle(Request):
     tries: int = 0  # EINTR and EAGAIN answers so far
     waiter: Any = None
     orphan: bool = False
+    runs: bool = False  # counted in the engine's `runs`
+    audit: tuple[Any, ...] | None = None  # the event and arguments that `os` would raise
     cancelling: bool = False
-    counted: bool = False  # stands in the engine's count of I/Os by fd
     served_by: str = ""  # the method that it was told to
     chain: Any = None  # the chain it is a link of
     link: int | None = None  # which link of its chain
     shut: bool = False  # a link that was ended by the closing of its ring
     sqe_flags: int = 0  # IOSQE_IO_LINK, where its method links
+    packed: bool = False  # its memory is made
     together: int = 1  # how many SQEs, it and those behind it, must go in one submission
     on_done: Any = None  # called with the handle instead of waking a waiter
 

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .buffers import alloc, bytes_address, new_bytes, view_address
+from .buffers import alloc, bytes_address, bytes_view, new_bytes, view_address
 from .kernel import abi, at_once
 
 __all__ = ["TABLE", "Operation", "Request", "carry_out"]
@@ -51,10 +51,12 @@ class Request:
     views: Sequence[memoryview] | None = None
     pieces: list[bytes] | None = None  # what a blocking call brought along instead of filling `memory`
     address: int = 0
+    direct: bool = False  # the fd has O_DIRECT: `read` needs aligned memory
     keep: Any = None  # whatever else the kernel reads until the CQE: iovecs, open_how, the statx buffer
     value: Any = None  # a result that is no number
     exception: BaseException | None = None  # raised as it is, instead of an errno
     call: Callable[[], Any] | None = None
+    outcome: int | None = None  # what the blocking equivalent came to
 
     def left(self, most: int = abi.MAX_TRANSFER) -> int:
         """Bytes still to move in one transfer."""
@@ -85,6 +87,8 @@ class Operation(NamedTuple):
 
 def _pack_read(r: Request) -> Sqe:
     if not r.address:
+        if r.direct and r.view is None:
+            r.view = alloc(r.length)  # bytes objects are never aligned for O_DIRECT: read beside, and copy
         if r.view is None:
             # Filled in place: nobody sees this object before the CQE, and the handle holds it until then.
             r.memory = memory = new_bytes(r.length)
@@ -95,16 +99,22 @@ def _pack_read(r: Request) -> Sqe:
 
 
 def _read(r: Request, most: int) -> int:
+    if r.direct and r.view is None:
+        r.view = alloc(r.length)
     if r.view is not None:
         return _readinto(r, most)
-    if r.memory is not None:  # the ring began it and the kernel passed it on
-        r.pieces, r.memory, r.address = [r.memory[: r.done]] if r.done else None, None, 0
-    data = os.pread(r.fd, r.left(most), r.offset + r.done)
-    if r.pieces is None:
-        r.pieces = [data]
-    else:
-        r.pieces.append(data)
-    return len(data)
+    if r.memory is None and r.length <= abi.MAX_TRANSFER:
+        # The blocking call brings its own bytes: mostly one piece, and then no copy.
+        data = os.pread(r.fd, r.left(most), r.offset + r.done)
+        if r.pieces is None:
+            r.pieces = [data]
+        else:
+            r.pieces.append(data)
+        return len(data)
+    if r.memory is None:
+        r.memory = new_bytes(r.length)
+    view = bytes_view(r.memory)
+    return os.preadv(r.fd, (view[r.done : r.done + r.left(most)],), r.offset + r.done)
 
 
 def _read_result(r: Request, _: int) -> bytes:
@@ -114,14 +124,6 @@ def _read_result(r: Request, _: int) -> bytes:
         return bytes(r.view[: r.done])
     memory = r.memory or b""
     return memory if len(memory) == r.done else memory[: r.done]
-
-
-def realign(r: Request) -> None:
-    """Go on into memory that O_DIRECT takes. What has been read may have had its alignment by chance: keep it."""
-    view = alloc(r.length)
-    if r.done:
-        view[: r.done] = _read_result(r, 0)
-    r.view, r.memory, r.pieces, r.address = view, None, None, 0
 
 
 def _readinto(r: Request, most: int) -> int:
@@ -183,7 +185,7 @@ def _nothing(_: Request, __: int) -> None:
 
 
 def is_direct(fd: int) -> bool:
-    """Whether the fd was opened with O_DIRECT. Asked only after EINVAL, never on the way in."""
+    """Whether the fd was opened with O_DIRECT (fcntl(2), F_GETFL)."""
     try:
         return bool(fcntl.fcntl(fd, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))
     except OSError:
@@ -215,7 +217,7 @@ def path_address(path: bytes | None) -> int:
 
 
 def _pack_open(r: Request) -> Sqe:
-    return r.fd, 0, path_address(r.path), r.mode, r.flags & _WORD
+    return r.fd, 0, path_address(r.path), r.mode & _WORD, r.flags & _WORD
 
 
 def _open(r: Request, _: int) -> int:
@@ -223,7 +225,7 @@ def _open(r: Request, _: int) -> int:
 
 
 def _pack_openat2(r: Request) -> Sqe:
-    how = abi.pack_open_how(r.flags, r.mode, r.resolve)
+    how = abi.pack_open_how(r.flags & _WORD, r.mode, r.resolve)
     r.keep = how
     return r.fd, bytes_address(how), path_address(r.path), abi.OPEN_HOW_BYTES, 0
 
@@ -305,6 +307,12 @@ def _advise(r: Request, _: int) -> int:
     return 0
 
 
+def _is_some(r: Request) -> bool:
+    # A read or write of nothing is answered by its file system, which says what is wrong with the fd; io_uring's loop
+    # over files without read_iter (directories) does not ask it.
+    return r.length > 0
+
+
 def _length_fits(r: Request) -> bool:
     return r.length <= abi.MAX_LEN
 
@@ -355,12 +363,18 @@ def _link(r: Request, _: int) -> int:
 # --- all else ---------------------------------------------------------------------------------------------------------
 
 
+def _from_below(error: BaseException) -> BaseException:
+    """Without the frame of the caller, which holds the request that holds the error."""
+    trace = error.__traceback__
+    return error.with_traceback(None if trace is None else trace.tb_next)
+
+
 def _run(r: Request, _: int) -> int:
     assert r.call is not None
     try:
         r.value = r.call()
     except BaseException as error:
-        r.exception = error
+        r.exception = _from_below(error)
         return -errno.EIO
     return 0
 
@@ -370,32 +384,60 @@ def _value(r: Request, _: int) -> Any:
 
 
 def carry_out(request: Request, most: int = abi.MAX_TRANSFER) -> int:
-    """Do it here and now by the blocking equivalent: what a CQE would carry, `res >= 0` or `-errno`. Never raises."""
+    """Do it here and now by the blocking equivalent: what a CQE would carry, `res >= 0` or `-errno`. Never raises.
+
+    The outcome is kept on the request before this returns, for who is struck by KeyboardInterrupt on the way back.
+    """
     try:
-        return request.operation.blocking(request, most)
+        request.outcome = request.operation.blocking(request, most)
     except OSError as error:
-        if error.errno:
-            return -error.errno
-        request.exception = error
+        if not error.errno:
+            request.exception = error.with_traceback(None)  # it would hold the request, and the request it
+        request.outcome = -(error.errno or errno.EIO)
     except BaseException as error:
-        request.exception = error
-    return -errno.EIO
+        request.exception = error.with_traceback(None)
+        request.outcome = -errno.EIO
+    return request.outcome
 
 
-READ = Operation("read", abi.OP_READ, _pack_read, _read, _read_result, transfers=True, breaks=True, reads=True)
+READ = Operation(
+    "read", abi.OP_READ, _pack_read, _read, _read_result, transfers=True, breaks=True, reads=True, fits=_is_some
+)
 READINTO = Operation(
-    "readinto", abi.OP_READ, _pack_read, _readinto, _moved, transfers=True, breaks=True, reads=True, settles=True
+    "readinto",
+    abi.OP_READ,
+    _pack_read,
+    _readinto,
+    _moved,
+    transfers=True,
+    breaks=True,
+    reads=True,
+    settles=True,
+    fits=_is_some,
 )
 READV = Operation(
-    "readv", abi.OP_READV, _pack_vector, _readv, _moved, transfers=True, breaks=True, reads=True, settles=True
+    "readv",
+    abi.OP_READV,
+    _pack_vector,
+    _readv,
+    _moved,
+    transfers=True,
+    breaks=True,
+    reads=True,
+    settles=True,
+    fits=_is_some,
 )
-WRITE = Operation("write", abi.OP_WRITE, _pack_read, _write, _moved, transfers=True, breaks=True, settles=True)
-WRITEV = Operation("writev", abi.OP_WRITEV, _pack_vector, _writev, _moved, transfers=True, breaks=True, settles=True)
+WRITE = Operation(
+    "write", abi.OP_WRITE, _pack_read, _write, _moved, transfers=True, breaks=True, settles=True, fits=_is_some
+)
+WRITEV = Operation(
+    "writev", abi.OP_WRITEV, _pack_vector, _writev, _moved, transfers=True, breaks=True, settles=True, fits=_is_some
+)
 FSYNC = Operation("fsync", abi.OP_FSYNC, lambda r: (r.fd, 0, 0, 0, r.flags), _fsync, _nothing)
 SYNC_RANGE = Operation(
     "sync_range",
     abi.OP_SYNC_FILE_RANGE,
-    lambda r: (r.fd, r.offset, 0, r.length, r.flags),
+    lambda r: (r.fd, r.offset, 0, r.length, r.flags & _WORD),
     _sync_range,
     _nothing,
     fits=_length_fits,
@@ -409,12 +451,17 @@ TRUNCATE = Operation(
     "truncate", abi.OP_FTRUNCATE, lambda r: (r.fd, r.length, 0, 0, 0), _truncate, _nothing, settles=True
 )
 ALLOCATE = Operation(
-    "allocate", abi.OP_FALLOCATE, lambda r: (r.fd, r.offset, r.length, r.mode, 0), _allocate, _nothing, settles=True
+    "allocate",
+    abi.OP_FALLOCATE,
+    lambda r: (r.fd, r.offset, r.length, r.mode & _WORD, 0),
+    _allocate,
+    _nothing,
+    settles=True,
 )
 ADVISE = Operation(
     "advise",
     abi.OP_FADVISE,
-    lambda r: (r.fd, r.offset, 0, r.length, r.flags),
+    lambda r: (r.fd, r.offset, 0, r.length, r.flags & _WORD),
     _advise,
     _nothing,
     breaks=True,
@@ -440,7 +487,12 @@ RMDIR = Operation(
     settles=True,
 )
 MKDIR = Operation(
-    "mkdir", abi.OP_MKDIRAT, lambda r: (r.fd, 0, path_address(r.path), r.mode, 0), _mkdir, _nothing, settles=True
+    "mkdir",
+    abi.OP_MKDIRAT,
+    lambda r: (r.fd, 0, path_address(r.path), r.mode & _WORD, 0),
+    _mkdir,
+    _nothing,
+    settles=True,
 )
 SYMLINK = Operation(
     "symlink",

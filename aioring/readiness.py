@@ -58,10 +58,10 @@ class Host(Protocol):
     @property
     def budget(self) -> Any: ...
     def check(self) -> None: ...
-    def hold(self, fd: int) -> None: ...
-    def release(self, fd: int) -> None: ...
+    def hold(self, fd: int, user: object) -> None: ...
+    def release(self, fd: int, user: object) -> None: ...
     def after_close(self, fd: int, callback: Callable[[], Any]) -> None: ...
-    async def run(self, call: Callable[[], Any], fd: int = -1) -> Any: ...
+    async def run(self, call: Callable[[], Any]) -> Any: ...
 
 
 class _Wait:
@@ -117,7 +117,7 @@ class Readiness:
         engine = self._engine
         await engine.loop.checkpoint()
         await self._fenced(fd)
-        engine.hold(fd)
+        engine.hold(fd, attempt)
         file: _File | None = None
         try:
             await engine.budget.turn()
@@ -132,14 +132,15 @@ class Readiness:
                 try:
                     self._watch(file, way)
                 except PermissionError:  # epoll_ctl(2): EPERM, it has no poll; few devices are like that
-                    return int(await engine.run(lambda: attempt(fd, 0), fd=fd))
+                    return int(await engine.run(partial(attempt, fd, 0)))
                 await self._wait(file, way)
         finally:
-            if file is not None:
-                file.users -= 1
-                self._drop(file)
-            if not engine.ended:
-                engine.release(fd)
+            try:
+                if file is not None:
+                    file.users -= 1
+                    self._drop(file)
+            finally:
+                engine.release(fd, attempt)
 
     async def _fenced(self, fd: int) -> None:
         """What is asked while the fd is being closed comes after the close."""
@@ -180,9 +181,14 @@ class Readiness:
                 raise OSError(
                     errno.ENOSYS, "waiting for what cannot seek needs epoll; use the event loop's own streams"
                 )
-            self._epoll = _EPOLL()
-            self._engine.watched.append(self._epoll.fileno())
-            self._engine.loop.watch(self._epoll.fileno(), self._on_ready)
+            epoll = _EPOLL()
+            try:
+                self._engine.loop.watch(epoll.fileno(), self._on_ready)
+            except BaseException:
+                epoll.close()
+                raise
+            self._epoll = epoll
+            self._engine.watched.append(epoll.fileno())
         mask = file.mask() | (select.EPOLLIN if way == READ else select.EPOLLOUT)
         try:
             self._epoll.modify(file.fd, mask)
@@ -222,17 +228,18 @@ class Readiness:
         del self._by_dup[file.fd]
         if self._files.get(file.asked) is file:
             del self._files[file.asked]
-        with suppress(OSError, ValueError):
-            self._epoll.unregister(file.fd)
+        if self._epoll is not None:
+            with suppress(OSError, ValueError):
+                self._epoll.unregister(file.fd)
         os.close(file.fd)
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def cancel_fd(self, fd: int) -> None:
         """The fd is being closed through aioring: who waits for it is cancelled with ECANCELED."""
-        file = self._files.get(fd)
-        if file is not None:
-            self._fail(file, lambda: os_error(errno.ECANCELED, note=f"fd {fd} was closed while this waited for it"))
+        for file in list(self._by_dup.values()):  # also those that had the number before
+            if file.asked == fd:
+                self._fail(file, lambda: os_error(errno.ECANCELED, note=f"fd {fd} was closed while this waited for it"))
 
     def _fail(self, file: _File, make: Callable[[], BaseException]) -> None:
         for line in file.lines:

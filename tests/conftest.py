@@ -130,7 +130,8 @@ def pattern(n: int) -> bytes:
 
 
 def open_fds() -> set[int]:
-    return {int(name) for name in os.listdir("/proc/self/fd")}
+    # The listing's own fd is among them, and gone by now.
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}")}
 
 
 def open_fds_named() -> dict[int, str]:

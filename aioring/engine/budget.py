@@ -20,10 +20,11 @@ SIZE = 64
 class _Turn:
     """One task that waits for the next tick."""
 
-    __slots__ = ("come", "waiter")
+    __slots__ = ("come", "gone", "waiter")
 
     def __init__(self) -> None:
         self.come = False
+        self.gone = False  # cancelled
         self.waiter: Any = None
 
     def finished(self) -> bool:
@@ -76,7 +77,7 @@ class Budget:
 
     @staticmethod
     def _give_up(turn: _Turn) -> bool:
-        turn.come = True  # `_refill` passes over it; if its turn had come, the unit goes unused
+        turn.gone = True  # `_refill` passes over it; if its turn had come, the unit goes unused
         return True
 
     def _schedule(self) -> None:
@@ -88,16 +89,20 @@ class Budget:
         if self._closed:
             return
         left, parked = SIZE, self._parked
-        while parked and left:
-            if not parked[0].come:
-                left -= 1
-                self._wake(parked[0])
-            parked.popleft()
+        try:
+            while parked and left:
+                if not parked[0].gone:
+                    left -= 1
+                    self._wake(parked[0])
+                parked.popleft()
+        except BaseException:
+            self._schedule()  # struck by KeyboardInterrupt: the next tick goes on
+            raise
         self.left = left
         if left < SIZE:
             self._schedule()
 
     def _wake(self, turn: _Turn) -> None:
-        turn.come = True
+        turn.come = True  # and woken again, if struck before it was woken: it stays first in the line until then
         if turn.waiter is not None:
             self._loop.wake(turn.waiter)

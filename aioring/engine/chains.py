@@ -17,8 +17,9 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from ..handle import COMPLETE, STAGED, SUBMITTED, Handle
+from ..handle import COMPLETE, DEFINED, SUBMITTED, Handle
 from ..kernel.abi import SQE_LINK
+from ..operations import CLOSE
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -35,23 +36,22 @@ class Chain:
         self.waiter: Any = None
         self.cancelling = False
         self._failed = False
+        self.staged = False  # the round under way has been handed on
         self._position = 0
         self._round: list[Handle] = []
         self._arrived: dict[int, int] = {}  # link number to res, of this round
         for number, link in enumerate(links):
             link.chain, link.link = self, number
-        engine_takes = engine.method.takes
-        self.native = engine.method.links and all(engine_takes(link) for link in links)
 
     def finished(self) -> bool:
         return all(link.state == COMPLETE for link in self.links)
 
     def _next(self) -> list[Handle]:
-        """The links of the next round."""
+        """The links of the next round: as many as the kernel can be trusted with, or the next one alone."""
         rest = self.links[self._position :]
-        if not self.native:
-            return rest[:1]
         for i, link in enumerate(rest):
+            if not self._engine.links(link):
+                return rest[: i or 1]
             if not link.operation.breaks:
                 return rest[: i + 1]
         return rest
@@ -62,14 +62,17 @@ class Chain:
 
     def stage_round(self) -> list[Handle]:
         """Define the next round: the handles to be staged together, in order."""
-        self._arrived.clear()
         rest = self._next()
         for i, link in enumerate(rest):
-            link.together = len(rest) - i
+            link.together, link.packed = len(rest) - i, False
             link.sqe_flags = SQE_LINK if i + 1 < len(rest) else 0
-            link.state = STAGED
+        self._arrived.clear()
         self._round = rest
         return rest
+
+    def closes(self) -> list[int]:
+        """The fds that it closes."""
+        return [link.fd for link in self.links if link.operation is CLOSE]
 
     def arrived(self, link: Handle, res: int) -> None:
         """One CQE of the round. When the round is whole: settle it, and go on or end."""
@@ -80,18 +83,21 @@ class Chain:
         for handle in self._round:
             number = handle.link
             assert number is not None
-            res = self._arrived[number]
-            if res == -errno.ECANCELED and handle is not self._round[0] and not handle.cancelling:
-                # All before it succeeded, by our rules if not by the kernel's (a read that met end of file).
-                self._next_round()
-                return
-            final = self._engine.settle(handle, res)
+            if handle.state == COMPLETE:
+                final: int | None = handle.res  # dealt with before KeyboardInterrupt struck
+            else:
+                res = self._arrived[number]
+                if res == -errno.ECANCELED and number > self._first() and not handle.cancelling and not self._failed:
+                    # All before it succeeded, by our rules if not by the kernel's (a read that met end of file).
+                    self._next_round()
+                    return
+                final = res if handle.exception is not None else self._engine.settle(handle, res)
             if final is None:
                 # Short, or to be asked once more: a new round starts here.
                 self._next_round()
                 return
             self._end(handle, final)
-            if final < 0 or handle.exception is not None:
+            if handle.res < 0 or handle.exception is not None:
                 self._failed = not handle.shut
                 self.fail_rest(-errno.ECANCELED)
                 return
@@ -100,19 +106,28 @@ class Chain:
         elif self.waiter is not None:
             self._engine.loop.wake(self.waiter)
 
+    def _first(self) -> int:
+        number = self._round[0].link
+        assert number is not None
+        return number
+
     def _next_round(self) -> None:
         if self.cancelling or not self._engine.open:
             self.fail_rest(-errno.ECANCELED)
-        else:
-            self._engine.admit_round(self)
+            return
+        for link in self.links[self._position :]:
+            link.state = DEFINED  # none of them is in anybody's hands: a cancel may end them where they stand
+        self.staged = False
+        self._engine.next_round(self)
 
     def _end(self, handle: Handle, res: int) -> None:
         if not self._engine.open and not self._failed and res == -errno.ECANCELED:
             handle.shut = True
+        assert handle.link is not None
         handle.res = res
         handle.state = COMPLETE
-        self._position += 1
         self._engine.finish(handle)
+        self._position = handle.link + 1  # last, and not `+=`: struck by KeyboardInterrupt, all this is done again
 
     def fail_rest(self, res: int) -> None:
         """End every link that has not ended."""

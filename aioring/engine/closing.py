@@ -21,6 +21,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..buffers import leak
@@ -78,22 +79,25 @@ async def aclose(engine: Engine, timeout: float | None = None) -> None:
     """Cancel what is in flight, fail what is staged, wait, let go of everything. Twice is harmless."""
     if engine.ended:
         return
-    shut(engine)
-    engine.flush()
-    if engine.busy():
-        drain = _Drain(engine)
-        engine.drains.append(drain)
-        if timeout is not None:
-            drain.limit(timeout)
-        try:
-            await engine.loop.park(drain, drain.cancelled)
-        finally:
-            drain.done()
-            _let_go(engine)
-    else:
+    try:
+        shut(engine)
+        engine.flush()
+        if engine.busy():
+            drain = _Drain(engine)
+            engine.drains.append(drain)
+            if timeout is not None:
+                drain.limit(timeout)
+            try:
+                await engine.loop.park(drain, drain.cancelled)
+            finally:
+                drain.done()
+    finally:
+        loop = engine.loop
         _let_go(engine)
-    await engine.loop.unwatched()
-    engine.loop.done()
+        try:
+            await loop.unwatched()
+        finally:
+            loop.done()
 
 
 def close_now(engine: Engine, timeout: float = GRACE) -> None:
@@ -127,29 +131,43 @@ def shut(engine: Engine) -> None:
     engine.budget.close()
     for callback in engine.at_shut:
         callback()
-    told_nobody: list[Handle | Chain] = [
-        what
-        for what in (*engine.backlog, *engine.staged, *engine.for_workers)
-        if isinstance(what, Chain) or what.operation is not CLOSE
-    ]
-    for fence in engine.closing.values():
-        told_nobody += fence.after
-    for what in told_nobody:
+    for what in _told_nobody(engine):
         if isinstance(what, Chain):
-            what.cancelling = True
-            if not any(link.state == SUBMITTED for link in what.links):
-                what.fail_rest(-errno.ECANCELED)
-        elif what.chain is not None:
-            what.chain.cancelling = True
-            if not any(link.state == SUBMITTED for link in what.chain.links):
-                what.chain.fail_rest(-errno.ECANCELED)
-        elif what.state in (DEFINED, STAGED):
-            what.res = -errno.ECANCELED
-            what.state = COMPLETE
-            engine.finish(what)
+            _end_chain(what)
+        elif what.operation is not CLOSE or (what.state == DEFINED and not what.orphan and _is_behind(engine, what)):
+            _end(engine, what)
     for handle in list(engine.live.values()):
         if handle.operation is not CLOSE and handle.state == SUBMITTED:
             engine.ask_cancel(handle)
+
+
+def _told_nobody(engine: Engine) -> list[Handle | Chain]:
+    """Whoever no method was told of: in the lines, and at the fences of fds that are being closed."""
+    found: list[Handle | Chain] = [*engine.backlog, *engine.staged, *engine.for_workers]
+    for fence in engine.closing.values():
+        if fence.waits:
+            found.append(fence.owner)
+        found += fence.after
+    return [what.chain if isinstance(what, Handle) and what.chain is not None else what for what in found]
+
+
+def _is_behind(engine: Engine, close: Handle) -> bool:
+    """Whether a close stands behind another one of the same number: what the number means then is not what was asked."""
+    fence = engine.closing.get(close.fd)
+    return fence is not None and fence.owner is not close
+
+
+def _end(engine: Engine, handle: Handle) -> None:
+    if handle.state in (DEFINED, STAGED):
+        handle.res = -errno.ECANCELED
+        handle.state = COMPLETE
+        engine.finish(handle)
+
+
+def _end_chain(chain: Chain) -> None:
+    chain.cancelling = True
+    if not any(link.state == SUBMITTED for link in chain.links):
+        chain.fail_rest(-errno.ECANCELED)
 
 
 def _let_go(engine: Engine) -> None:
@@ -157,6 +175,7 @@ def _let_go(engine: Engine) -> None:
         return
     engine.ended = "closed"
     left = [handle for handle in engine.live.values() if handle.state == SUBMITTED]
+    waiting = _told_nobody(engine)
     for fd in engine.watched:
         engine.loop.unwatch(fd)
     engine.watched.clear()
@@ -170,18 +189,27 @@ def _let_go(engine: Engine) -> None:
     if engine.workers is not engine.method:
         engine.workers.close()
     engine.doorbell.close()
-    for handle in left:
-        handle.res = -errno.ECANCELED
-        handle.state = COMPLETE
-        if handle.waiter is not None and not handle.orphan:
+    chains = {what for what in waiting if isinstance(what, Chain)} | {h.chain for h in left if h.chain is not None}
+    handles = [*left, *(what for what in waiting if isinstance(what, Handle))]
+    for handle in [*handles, *(link for chain in chains for link in chain.links)]:
+        if handle.state != COMPLETE:
+            handle.res, handle.shut = -errno.ECANCELED, True
+            handle.state = COMPLETE
+            if handle.on_done is not None:
+                handle.on_done(handle)
+        if handle.waiter is not None:
             engine.loop.wake(handle.waiter)
-        if handle.chain is not None and handle.chain.waiter is not None:
-            engine.loop.wake(handle.chain.waiter)
+    for chain in chains:
+        if chain.waiter is not None:
+            engine.loop.wake(chain.waiter)
     for fence in engine.closing.values():
         for callback in fence.then:
             callback()
     for drain in engine.drains:
         drain.wake()
+    engine.live.clear()
+    engine.completed.clear()
+    engine.closing.clear()
     if left:
         names = ", ".join(sorted({handle.operation.name for handle in left}))
         warnings.warn(
@@ -190,8 +218,6 @@ def _let_go(engine: Engine) -> None:
             stacklevel=2,
             source=engine,
         )
-    engine.live.clear()
-    engine.completed.clear()
 
 
 class _NoLoop:
@@ -257,7 +283,8 @@ def _in_forked_child() -> None:
         if engine.workers is not engine.method:
             engine.workers.abandon()
         for callback in engine.at_end:
-            callback()
+            with suppress(Exception):  # the other rings are to be closed as well
+                callback()
         engine.doorbell.close()
     _engines.clear()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from ..kernel.doorbell import Doorbell
 from ..loops import Loop
 from ..methods import Method
 from ..methods.worker import LAUNCH_INTERVAL, Worker
-from ..operations import CLOSE, READ, RUN, is_direct, realign
+from ..operations import CLOSE, RUN, is_direct
 from .budget import Budget
 from .chains import Chain
 
@@ -35,13 +36,14 @@ _TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked in
 
 
 class Fence:
-    """An fd that is being closed. `close` waits for those that use it; `after` was asked later and runs later."""
+    """An fd that is being closed by `owner`, which `waits` for those that use it; `after` is asked when it is through."""
 
-    __slots__ = ("after", "close", "owner", "then")
+    __slots__ = ("after", "lifted", "owner", "then", "waits")
 
     def __init__(self, owner: Handle | Chain) -> None:
         self.owner = owner
-        self.close: Handle | Chain | None = None
+        self.lifted = False
+        self.waits = False
         self.after: deque[Handle | Chain] = deque()
         self.then: list[Callable[[], Any]] = []
 
@@ -63,7 +65,7 @@ class Engine:
         self.staged: deque[Handle] = deque()  # for the method
         self.for_workers: deque[Handle] = deque()
         self.backlog: deque[Handle | Chain] = deque()
-        self.users: dict[int, int] = {}  # fd: I/Os that were asked and are not complete
+        self.users: dict[int, set[object]] = {}  # fd: who was asked to use it and has not done
         self.closing: dict[int, Fence] = {}
         self.runs = 0  # `ring.run` jobs in flight: they take no slot
         self.drains: list[Any] = []  # who waits until nothing is in flight any more
@@ -75,6 +77,7 @@ class Engine:
         self.tending: Callable[[], Any] | None = None
         self._note: Callable[[Handle], Any] | None = getattr(method, "staged", None)  # methods that keep a trace
         self._flush_soon = False
+        self._completing = False
         self._dead = 0  # cancelled handles that still stand in the backlog
         try:
             self.depth = method.start(self.doorbell, depth, self.live, self.completed)
@@ -99,73 +102,99 @@ class Engine:
                 "this ring belongs to another event loop or thread; each loop has its own: get_ring(), or Ring() in it"
             )
 
+    def audit(self, handle: Handle) -> None:
+        """io_uring walks past Python's audit hooks; the blocking equivalents in `os` raise their own."""
+        if handle.audit is not None and self.method.by_opcode and self.method.takes(handle):
+            sys.audit(*handle.audit)
+
     def ask(self, handle: Handle) -> None:
         """Take a handle that is DEFINED. It is staged now, or when a slot is free and its fd is not being closed."""
-        fd = handle.fd
-        if self.closing and fd in self.closing:
-            self.closing[fd].after.append(handle)
+        if self.closing and (fence := self._fence_before(handle)) is not None:
+            fence.after.append(handle)  # asked later, runs later
         elif handle.operation is CLOSE:
-            if self._fence(fd, handle):
-                self._enqueue(handle)
+            self._fence([handle.fd], handle)
         else:
-            if fd >= 0 and not handle.counted:
-                self.hold(fd)
-                handle.counted = True
+            self._hold_for(handle)
             self._enqueue(handle)
 
     def ask_chain(self, chain: Chain) -> None:
-        """Take a chain. One that closes an fd waits as a close does."""
+        """Take a chain. One that closes fds waits as a close does.
+
+        It uses its fds from now on, so that of two chains that close each other's fds only the later one waits.
+        """
         for link in chain.links:
-            fence = self.closing.get(link.fd)
-            if fence is not None and fence.owner is not chain:
+            if self.closing and (fence := self._fence_before(link)) is not None:
                 fence.after.append(chain)
                 return
-            if link.operation is CLOSE and fence is None and not self._fence(link.fd, chain):
-                return
         for link in chain.links:
-            if link.fd >= 0 and link.operation is not CLOSE and not link.counted:
-                self.hold(link.fd)
-                link.counted = True
-        self._enqueue(chain)
+            if link.operation is not CLOSE:
+                self._hold_for(link)
+        self._fence(chain.closes(), chain)
 
-    def _fence(self, fd: int, owner: Handle | Chain) -> bool:
-        """Begin to close `fd`. False: others use it, and the owner goes on when they are done."""
-        fence = self.closing[fd] = Fence(owner)
-        if self.on_fence is not None:
-            self.on_fence(fd)
-        if fd in self.users:
-            fence.close = owner
-            return False
-        return True
+    def _fence_before(self, handle: Handle) -> Fence | None:
+        for fd in (handle.fd, handle.fd2):
+            fence = self.closing.get(fd)
+            # Who used the fd before the close was asked (a read that was parked) is older than the fence.
+            if fence is not None and not fence.lifted and handle not in self.users.get(fd, ()):
+                return fence
+        return None
+
+    def _fence(self, fds: list[int], owner: Handle | Chain) -> None:
+        """Begin to close `fds`. The owner goes on at once, or when all who were asked before have done."""
+        for fd in fds:
+            fence = self.closing[fd] = Fence(owner)
+            if self.on_fence is not None:
+                self.on_fence(fd)
+            fence.waits = True
+        self._go_if_free(owner, fds)
+
+    def _go_if_free(self, owner: Handle | Chain, fds: list[int]) -> None:
+        mine = set(owner.links) if isinstance(owner, Chain) else set()
+        if any(self.users.get(fd, mine) - mine for fd in fds):
+            return
+        self._enqueue(
+            owner
+        )  # first: struck after it, the owner stands in the line twice, and the second time is nothing
+        for fd in fds:
+            self.closing[fd].waits = False
+
+    def _hold_for(self, handle: Handle) -> None:
+        if handle.fd >= 0:
+            self.hold(handle.fd, handle)
+        if handle.fd2 >= 0:
+            self.hold(handle.fd2, handle)
 
     def after_close(self, fd: int, callback: Callable[[], Any]) -> None:
         """Call back when the close of `fd` that is under way is through."""
         self.closing[fd].then.append(callback)
 
-    def hold(self, fd: int) -> None:
-        """Count one more that uses `fd`: a close of it waits."""
-        self.users[fd] = self.users.get(fd, 0) + 1
+    def hold(self, fd: int, user: object) -> None:
+        """`user` (a handle, or whatever will have one) uses `fd`: a close of it waits. Twice is once."""
+        users = self.users.get(fd)
+        if users is None:
+            self.users[fd] = {user}
+        else:
+            users.add(user)
 
-    def release(self, fd: int) -> None:
-        left = self.users[fd] - 1
-        if left:
-            self.users[fd] = left
-            return
-        del self.users[fd]
-        fence = self.closing.get(fd)
-        if fence is not None and fence.close is not None:
-            close, fence.close = fence.close, None
-            if isinstance(close, Chain):
-                self.ask_chain(close)
-            else:
-                self._enqueue(close)
+    def release(self, fd: int, user: object) -> None:
+        users = self.users.get(fd)
+        if users is not None:
+            users.discard(user)
+            if not users:
+                del self.users[fd]
+        fence = self.closing.get(fd) if self.closing else None
+        if fence is not None and fence.waits and not self.ended:
+            owner = fence.owner
+            self._go_if_free(owner, owner.closes() if isinstance(owner, Chain) else [fd])
 
     def _used(self) -> int:
         return len(self.live) + len(self.staged) + len(self.for_workers) - self.runs
 
     def _enqueue(self, what: Handle | Chain) -> None:
         if isinstance(what, Handle) and what.operation is RUN:
-            self.runs += 1
+            if not what.runs:
+                what.runs = True
+                self.runs += 1
             self._stage(what)
         elif self.backlog or self._used() + self._needs(what) > self.depth:
             self.backlog.append(what)
@@ -182,20 +211,46 @@ class Engine:
             self._stage(what)
 
     def admit_round(self, chain: Chain) -> None:
-        """Stage a chain's next round. A later round goes at once: its chain had slots before."""
-        for handle in chain.stage_round():
-            self._stage(handle)
+        """Stage a chain's next round, whole: a flush never splits it."""
+        if chain.staged:
+            return  # KeyboardInterrupt struck after this was done
+        links = chain.stage_round()
+        for link in links:
+            self._prepare(link)
+        line = self.staged if links[0].served_by == self.method.name else self.for_workers
+        # A store, then a call: KeyboardInterrupt cannot come between them.
+        chain.staged = True
+        line.extend(links)
+        self._flush_at_the_end_of_the_tick()
 
-    def _stage(self, handle: Handle) -> None:
+    def next_round(self, chain: Chain) -> None:
+        """A later round needs slots like any other, and is the first to get them."""
+        if self._used() + chain.slots() > self.depth:
+            self.backlog.appendleft(chain)
+        else:
+            self.admit_round(chain)
+
+    def links(self, handle: Handle) -> bool:
+        """Whether the method can be trusted with the handle as a link."""
+        return self.method.links and handle.tries <= _TRIES and self.method.takes(handle)
+
+    def _prepare(self, handle: Handle) -> None:
         ours = handle.tries <= _TRIES and self.method.takes(handle)
-        line = self.staged if ours else self.for_workers
         handle.served_by = self.method.name if ours else self.workers.name
         if self._note is not None:
             self._note(handle)
-        handle.before, handle.token = handle.done, 0
+        handle.before, handle.token, handle.outcome = handle.done, 0, None
+        handle.state = STAGED
+
+    def _stage(self, handle: Handle) -> None:
+        self._prepare(handle)
+        line = self.staged if handle.served_by == self.method.name else self.for_workers
         # A store, then a call: KeyboardInterrupt cannot come between them.
         handle.state = STAGED
         line.append(handle)
+        self._flush_at_the_end_of_the_tick()
+
+    def _flush_at_the_end_of_the_tick(self) -> None:
         if not self._flush_soon:
             self.loop.call_soon(self.flush)
             self._flush_soon = True
@@ -206,26 +261,43 @@ class Engine:
 
     def flush(self) -> None:
         """Tell the methods all that is staged, in one go, and take what completed at once."""
-        self._flush_soon = False
-        if self.ended:
-            return
-        # Empty lines too: cancels may be waiting.
-        self.method.submit(self.staged)
-        if self.for_workers:
-            self.workers.submit(self.for_workers)
-        self.method.reap()
-        self._complete_all()
+        try:
+            self._flush_soon = False
+            if self.ended:
+                return
+            # Empty lines too: cancels may be waiting.
+            self.method.submit(self.staged)
+            if self.for_workers or self.workers.waiting():
+                self.workers.submit(self.for_workers)
+            self.method.reap()
+            self._complete_all()
+        except BaseException:
+            self._come_back()
+            raise
         if self.workers.stuck() and self.tending is None:
             self.tending = self.loop.call_later(LAUNCH_INTERVAL, self._tend)
 
     def on_doorbell(self) -> None:
         """The doorbell rang. It is silenced first: what is rung after the look rings again."""
-        if self.ended:
-            return
-        self.doorbell.drain()
-        self.workers.poll()
-        self.method.poll()
-        self._complete_all()
+        try:
+            if self.ended:
+                return
+            self.doorbell.drain()
+            self.workers.poll()
+            self.method.poll()
+            if self.staged:
+                self.method.submit(self.staged)  # what did not fit a queue that was full
+                self.method.reap()
+            self._complete_all()
+        except BaseException:
+            self._come_back()
+            raise
+
+    def _come_back(self) -> None:
+        """KeyboardInterrupt struck in a tick: whatever it left half done is done by the next."""
+        self.doorbell.ring()
+        self.loop.call_soon(self.flush)
+        self._flush_soon = True
 
     def _tend(self) -> None:
         self.tending = None
@@ -235,11 +307,20 @@ class Engine:
                 self.tending = self.loop.call_later(LAUNCH_INTERVAL, self._tend)
 
     def _complete_all(self) -> None:
+        if self._completing:
+            return  # called from a completion: the turn that deals with it goes on
         completed = self.completed
-        for _ in range(len(completed)):  # what was there at entry, no more (invariant 8)
-            token, res = completed[0]
-            self._complete(token, res)
-            completed.popleft()
+        try:
+            self._completing = True
+            for _ in range(len(completed)):  # what was there at entry, no more (invariant 8)
+                token, res = completed[0]
+                try:
+                    self._complete(token, res)
+                except Exception as error:  # no memory: that I/O fails, and no other
+                    self._break(token, error)
+                completed.popleft()
+        finally:
+            self._completing = False
         if completed:
             self.doorbell.ring()
         if self.backlog:
@@ -247,6 +328,21 @@ class Engine:
         if self.drains and not self.busy():
             for drain in self.drains:
                 drain.wake()
+
+    def _break(self, token: int, error: Exception) -> None:
+        """Its completion could not be dealt with."""
+        handle = self.live.get(token)
+        if handle is None:
+            logger.error("a completion could not be dealt with", exc_info=error)
+            return
+        handle.exception = error.with_traceback(None)
+        handle.res = -errno.ENOMEM
+        if handle.chain is not None:
+            handle.chain.arrived(handle, handle.res)
+            self.live.pop(token, None)
+        elif handle.state != COMPLETE:
+            handle.state = COMPLETE
+            self.finish(handle)
 
     def _complete(self, token: int, res: int) -> None:
         handle = self.live.get(token)
@@ -256,9 +352,8 @@ class Engine:
             self.live.pop(token, None)  # its continuation is under way already
             return
         if handle.state == SUBMITTED:
-            chain = handle.chain
-            if chain is not None:
-                chain.arrived(handle, res)
+            if handle.chain is not None:
+                handle.chain.arrived(handle, res)
                 self.live.pop(token, None)
                 return
             final = self.settle(handle, res)
@@ -274,7 +369,7 @@ class Engine:
         """What a completion comes to: the handle's result, or None if it has to go once more.
 
         It goes once more after a short transfer (a read goes on until `length` or end of file, a write until all is
-        written: invariant 2), after EINTR and EAGAIN, and for O_DIRECT with memory that is aligned.
+        written: invariant 2), and after EINTR and EAGAIN.
         """
         operation = handle.operation
         stop = handle.cancelling or not self.open
@@ -295,26 +390,21 @@ class Engine:
         if res == -errno.EAGAIN and operation.retries and handle.served_by != self.workers.name:
             handle.tries += 1  # from the blocking equivalent EAGAIN is the answer: O_NONBLOCK, a lease
             return None
-        if res == -errno.EINVAL and operation.reads and handle.length and is_direct(handle.fd):
-            if handle.done % 512:
-                return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
-            if operation is READ and handle.view is None:
-                # Bytes objects are never aligned for O_DIRECT: read into memory that is, and copy.
-                realign(handle)
-                return None
+        if res == -errno.EINVAL and operation.reads and handle.done % 512 and is_direct(handle.fd):
+            return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
         return res
 
     def finish(self, handle: Handle) -> None:
         """The handle is COMPLETE: count it off, wake who waits. Harmless when done twice."""
-        self.live.pop(handle.token, None)
         operation = handle.operation
-        if handle.counted:
-            handle.counted = False
-            self.release(handle.fd)
+        if handle.fd >= 0:
+            self.release(handle.fd, handle)
+        if handle.fd2 >= 0:
+            self.release(handle.fd2, handle)
         if operation is CLOSE:
             self._closed_fd(handle)
-        elif operation is RUN and handle.call is not None:
-            handle.call = None
+        elif handle.runs:
+            handle.runs = False
             self.runs -= 1
         if handle.orphan:
             self.dispose(handle)
@@ -322,28 +412,31 @@ class Engine:
             self.loop.wake(handle.waiter)
         if handle.on_done is not None:
             handle.on_done(handle)
+        if handle.chain is None:  # a link stays until its chain has been told
+            self.live.pop(handle.token, None)  # last: struck before, all this is done again
 
     def _closed_fd(self, handle: Handle) -> None:
         """A close is through, or failed: what was asked after it goes on, with whatever that number means now."""
         fence = self.closing.get(handle.fd)
         if fence is None or (fence.owner is not handle and fence.owner is not handle.chain):
             return  # a close that never got as far as to stand in front of others
-        del self.closing[handle.fd]
+        fence.lifted = True
         for callback in fence.then:
             callback()
-        for what in fence.after:
-            if isinstance(what, Chain):
-                if not what.finished():
-                    self.ask_chain(what)
-            elif what.state == DEFINED:
-                self.ask(what)
+        while fence.after:
+            what = fence.after[0]
+            if not what.finished():
+                self.ask_chain(what) if isinstance(what, Chain) else self.ask(what)
+            fence.after.popleft()
+        if self.closing.get(handle.fd) is fence:  # else one of those closes the number again
+            del self.closing[handle.fd]
 
     def _admit_waiting(self) -> None:
         backlog = self.backlog
         while backlog:
             what = backlog[0]
             if isinstance(what, Chain):
-                if not what.finished():
+                if not what.finished() and not what.staged:
                     if self._used() + what.slots() > self.depth:
                         return
                     self.admit_round(what)
@@ -369,11 +462,10 @@ class Engine:
         if handle.operation is CLOSE:
             handle.orphan = True  # a close goes on: an fd that was given up must not stay open
             return True
-        if state != SUBMITTED:
+        if state != SUBMITTED and self.live.get(handle.token) is not handle:
             # Not told, or between two transfers: no memory is in anybody's hands.
             handle.res = -errno.ECANCELED
             handle.state = COMPLETE
-            handle.waiter = None
             self.finish(handle)
             if state == DEFINED:
                 self._sweep()
@@ -403,9 +495,7 @@ class Engine:
     def ask_cancel(self, handle: Handle) -> None:
         handle.cancelling = True
         (self.method if handle.served_by == self.method.name else self.workers).cancel(handle)
-        if not self._flush_soon:
-            self.loop.call_soon(self.flush)
-            self._flush_soon = True
+        self._flush_at_the_end_of_the_tick()
 
     def dispose(self, handle: Handle) -> None:
         """Nobody will take this result: an fd in it must be closed."""
@@ -423,14 +513,32 @@ class Engine:
 
     async def do(self, handle: Handle) -> Any:
         """Ask, wait, take."""
-        self.ask(handle)
-        await self.loop.park(handle, self.cancel)
-        return self.take(handle)
+        try:
+            self.ask(handle)
+            await self.loop.park(handle, self.cancel)
+            return self.take(handle)
+        except BaseException:
+            self._forsake(handle)
+            raise
+        finally:
+            # An exception holds the frames that it came through: they must not hold the handle and its buffer.
+            del handle
 
-    async def run(self, call: Callable[[], Any], fd: int = -1) -> Any:
-        """A blocking call on the ring's worker threads. `fd`: what it uses, so that a close waits for it."""
+    def _forsake(self, handle: Handle) -> None:
+        """Whoever asked is gone, by a cancel (which was dealt with) or by KeyboardInterrupt (which was not)."""
+        handle.exception = None
+        if handle.state == COMPLETE:
+            self.dispose(handle)
+            return
+        handle.orphan = True
+        fence = self.closing.get(handle.fd)
+        if handle.operation is CLOSE and handle.state == DEFINED and fence is not None and fence.owner is handle:
+            self._go_if_free(handle, [handle.fd])  # struck before it could stand in line
+
+    async def run(self, call: Callable[[], Any]) -> Any:
+        """A blocking call on the ring's worker threads."""
         handle = Handle(RUN)
-        handle.fd, handle.call = fd, call
+        handle.call = call
         return await self.do(handle)
 
     # --- results ------------------------------------------------------------------------------------------------------
@@ -438,7 +546,10 @@ class Engine:
     def take(self, handle: Handle) -> Any:
         """The result of a COMPLETE handle, or its error, raised."""
         if handle.exception is not None:
-            raise handle.exception
+            try:
+                raise handle.exception
+            finally:
+                del handle
         res = handle.res
         if res >= 0:
             return handle.operation.result(handle, res)

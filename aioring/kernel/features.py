@@ -114,8 +114,11 @@ def open_queues(
         if code < 0:
             raise Unusable(-code, "io_uring_register", explain(-code, "io_uring_register"))
         _prove_a_read(queues)
-    except BaseException:
+    except BaseException as error:
         queues.close()
+        if isinstance(error, OSError) and not isinstance(error, Unusable):
+            code = error.errno or errno.EIO
+            raise Unusable(code, "a read on the ring", explain(code, "a read on the ring")) from None
         raise
     return queues, opcodes - refuse, flags
 

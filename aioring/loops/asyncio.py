@@ -7,6 +7,7 @@ import weakref
 from asyncio import CancelledError
 from asyncio.events import _get_running_loop  # C, no exception where none runs
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from types import MethodType
 from typing import Any, cast
 
@@ -125,9 +126,12 @@ class _CloseHook:
         if not loop.is_running():  # a running loop refuses to close: let it say so
             callbacks, self.callbacks = self.callbacks, []
             loop.__dict__.pop("close", None)
-            for find in callbacks:
-                callback = find()
-                if callback is not None:
-                    callback()
+            with ExitStack() as stack:  # one that raises (a warning that is an error) keeps neither others nor the loop
+                stack.callback(type(loop).close, loop)
+                for find in callbacks:
+                    callback = find()
+                    if callback is not None:
+                        stack.callback(callback)
             self.kept = None
+            return
         type(loop).close(loop)

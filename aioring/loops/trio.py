@@ -64,6 +64,7 @@ class TrioLoop:
 
     # --- once a tick: a system task that sleeps until it is rescheduled costs no system call --------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def call_soon(self, callback: Callable[[], Any]) -> None:
         self._soon.append(callback)
         if self._ticker is not None:
@@ -122,6 +123,7 @@ class TrioLoop:
                 self._leaving -= 1
                 if self._left is not None and not self._leaving:
                     self._left.set()
+                    self._left = None
 
         trio.lowlevel.spawn_system_task(watching, name="aioring doorbell")
 
@@ -134,7 +136,8 @@ class TrioLoop:
         with trio.CancelScope() as scope:
             scope.shield = True
             while self._leaving:
-                self._left = trio.Event()
+                if self._left is None:
+                    self._left = trio.Event()
                 await self._left.wait()
 
     # --- waiters ------------------------------------------------------------------------------------------------------
@@ -144,14 +147,17 @@ class TrioLoop:
             waiter.parked = False
             trio.lowlevel.reschedule(waiter.task)
 
+    @trio.lowlevel.enable_ki_protection
     async def park(self, thing: Waitable, on_cancel: Callable[[Any], bool]) -> None:
         cancelled = False
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             nonlocal cancelled
+            # Not parked while `on_cancel` looks at it: what ends the thing there and then would wake us a second time.
+            waiter.parked = False
             if on_cancel(thing):
-                waiter.parked = False
                 return trio.lowlevel.Abort.SUCCEEDED
+            waiter.parked = True
             cancelled = True
             return trio.lowlevel.Abort.FAILED
 
@@ -162,8 +168,10 @@ class TrioLoop:
             waiter = thing.waiter = _Waiter()
             try:
                 await trio.lowlevel.wait_task_rescheduled(abort)
-            except GeneratorExit:
-                on_cancel(thing)
+            except BaseException:
+                if waiter.parked:  # GeneratorExit, or struck before it lay down: nobody may reschedule this task
+                    waiter.parked = False
+                    on_cancel(thing)
                 raise
         if cancelled:
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -14,7 +14,7 @@ from typing import Protocol
 from ..errors import RingUnavailableError
 from ..handle import Handle
 from ..kernel.doorbell import Doorbell
-from ..kernel.features import Unusable
+from ..kernel.features import Unusable, explain
 from ..kernel.liburing import find_route
 from .io_uring import IoUring
 from .sync import Sync
@@ -98,6 +98,8 @@ def choose(wanted: str, workers: int, liburing: str | None) -> tuple[Method, str
     raise ValueError(f"unknown method {wanted!r}: one of {', '.join(METHODS)}, or a method object")
 
 
-def unavailable(error: Unusable) -> RingUnavailableError:
+def unavailable(error: OSError) -> RingUnavailableError:
     """What `Ring(method="io_uring")` raises where it cannot be had."""
-    return RingUnavailableError(error.errno or errno.ENOSYS, "io_uring cannot be used", error.hint)
+    code = error.errno or errno.ENOSYS
+    hint = error.hint if isinstance(error, Unusable) else explain(code, "making the ring's doorbell")
+    return RingUnavailableError(code, "io_uring cannot be used", hint)

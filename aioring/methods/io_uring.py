@@ -32,6 +32,7 @@ from ..kernel.liburing import Route, find_route
 __all__ = ["IoUring"]
 
 _TURNS = 8
+_MOST = 32768  # entries: IORING_MAX_ENTRIES, io_uring/io_uring.c
 
 
 class IoUring:
@@ -64,7 +65,7 @@ class IoUring:
     ) -> int:
         self._doorbell, self._live, self._completed = doorbell, live, completed
         self._queues, self._opcodes, self.flags = open_queues(
-            self.route, depth, doorbell.fd, ladder=self._ladder, refuse=self._refuse
+            self.route, min(depth, _MOST), doorbell.fd, ladder=self._ladder, refuse=self._refuse
         )
         if not self.flags & abi.SETUP_DEFER_TASKRUN:
             # CLOSE by the ring leaves ETXTBSY behind in execve before 5.15.90 and 6.1 (libuv#4059, #4141).
@@ -93,19 +94,24 @@ class IoUring:
                 continue
             if room < handle.together:
                 self._enter()
+                position = self._resync()  # what the kernel refused for good has moved it
                 room = queues.sq_entries - queues.staged()
                 if room < handle.together:
                     break  # the kernel takes nothing now; the doorbell brings us back
+            if handle.together > 1 and not handle.packed:
+                self._pack_round(staged)
+                continue
             operation = handle.operation
             try:
                 fd, off, address, length, op_flags = operation.pack(handle)  # type: ignore[misc]
-            except Exception as error:
+                handle.token = position
+                live[position] = handle  # before the kernel can know of it
+                push(operation.opcode, handle.sqe_flags, fd, off, address, length, op_flags, position)  # type: ignore[arg-type]
+            except Exception as error:  # no memory for its buffer
+                live.pop(position, None)
                 self._fail(handle, error)
                 staged.popleft()
                 continue
-            handle.token = position
-            live[position] = handle  # before the kernel can know of it
-            push(operation.opcode, handle.sqe_flags, fd, off, address, length, op_flags, position)  # type: ignore[arg-type]
             handle.state = SUBMITTED
             position += 1
             room -= 1
@@ -148,14 +154,32 @@ class IoUring:
         self._queues.take_back()
         self._position = end + (1 << 32) - n
 
-    def _fail(self, handle: Handle, error: Exception) -> None:
-        """It could not even be packed (no memory for its buffer)."""
+    def _pack_round(self, staged: deque[Handle]) -> None:
+        """Make the memory of all links of a round before the first is pushed: one that fails ends the round before it,
+        where its predecessor must not be linked to whatever comes next."""
+        links = [staged[i] for i in range(staged[0].together)]
+        for i, link in enumerate(links):
+            try:
+                link.operation.pack(link)  # type: ignore[misc]
+            except Exception as error:
+                if i:
+                    links[i - 1].sqe_flags = 0
+                for before in links[:i]:
+                    before.together -= len(links) - i
+                self._fail(link, error)
+                for behind in links[i + 1 :]:
+                    self._fail(behind, None)
+                return
+            link.packed = True
+
+    def _fail(self, handle: Handle, error: Exception | None) -> None:
+        """It could not even be packed, or (None) stands in its chain behind one that could not."""
         self._lost -= 1
         handle.exception = error
         handle.token = self._lost
         self._live[self._lost] = handle
         handle.state = SUBMITTED
-        self._completed.append((self._lost, -errno.ENOMEM))
+        self._completed.append((self._lost, -errno.ENOMEM if error is not None else -errno.ECANCELED))
 
     def reap(self) -> None:
         queues = self._queues
@@ -169,6 +193,8 @@ class IoUring:
             self._doorbell.ring()
 
     def poll(self) -> None:
+        if self._cancels:
+            self._push_cancels()
         if self._queues.staged():
             self._enter()  # left over from a turn in which the kernel took nothing
         else:

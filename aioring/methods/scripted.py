@@ -81,19 +81,23 @@ class Scripted:
         while staged:
             handle = staged[0]
             if handle.state == STAGED:
-                self._token += 1
-                handle.token = self._token
-                self._live[self._token] = handle
-                handle.state = SUBMITTED
-                self.trace.add("submitted", handle)
+                if not handle.token:
+                    self._token += 1
+                    handle.token = self._token
+                    self.trace.add("submitted", handle)
+                self._live[handle.token] = handle
                 # Early: done by the kernel, its completion still under way. Late: not begun when a cancel may come.
                 res = self._carry_out(handle) if self._random.random() < 0.5 else None
-                heapq.heappush(self._due, (self.now + self._random.random() * self._delay, self._token, res))
+                due = (self.now + self._random.random() * self._delay, handle.token, res)
+                handle.state = SUBMITTED
+                heapq.heappush(self._due, due)
             staged.popleft()
         if self._due:
             self._doorbell.ring()
 
     def _carry_out(self, handle: Handle) -> int:
+        if handle.outcome is not None:
+            return handle.outcome  # done before KeyboardInterrupt struck
         operation = handle.operation
         if not handle.done and not handle.tries:
             self._counts[operation.name] += 1
@@ -118,13 +122,17 @@ class Scripted:
         turns = self._random.randint(1, 4)
         while self._due and turns:
             turns -= 1
-            when, token, res = heapq.heappop(self._due)
+            when, token, res = self._due[0]
             self.now = max(self.now, when)
-            handle = self._live[token]
+            handle = self._live.get(token)
+            if handle is None:
+                heapq.heappop(self._due)  # posted before
+                continue
             if res is None:
                 res = self._carry_out(handle)
             self.trace.add("completed", handle, res)
             self._completed.append((token, res))
+            heapq.heappop(self._due)  # last: KeyboardInterrupt must find it in two places rather than in none
         if self._due:
             self._doorbell.ring()
 

@@ -39,11 +39,15 @@ class Sync:
         while staged:
             handle = staged[0]
             if handle.state == STAGED:
-                self._token += 1
-                handle.token = self._token
-                self._live[self._token] = handle
+                if not handle.token:
+                    self._token += 1
+                    handle.token = self._token
+                self._live[handle.token] = handle
+                if handle.outcome is None:
+                    carry_out(handle)
+                # A store, then a call: KeyboardInterrupt cannot come between them.
                 handle.state = SUBMITTED
-                self._completed.append((self._token, carry_out(handle)))
+                self._completed.append((handle.token, handle.outcome or 0))
             staged.popleft()
 
     def reap(self) -> None:

@@ -26,6 +26,7 @@ import time
 from collections import deque
 from collections.abc import MutableMapping
 
+from ..errors import os_error
 from ..handle import STAGED, SUBMITTED, Handle
 from ..kernel.doorbell import Doorbell
 from ..operations import carry_out
@@ -94,7 +95,7 @@ class Worker:
                 pending[handle] = None
                 queue.append(handle)
             staged.popleft()
-        if pending:
+        if queue:
             self._wake_one()
 
     def reap(self) -> None:
@@ -108,6 +109,10 @@ class Worker:
         if self._pending.pop(handle, handle) is None:
             self._completed.append((handle.token, -errno.ECANCELED))
             self._ring()
+
+    def waiting(self) -> bool:
+        """Whether jobs wait: whoever queued them may have been struck before it woke anybody."""
+        return bool(self._queue)
 
     def stuck(self) -> bool:
         """Whether jobs wait while every worker is busy and another could be started: look again later."""
@@ -164,10 +169,20 @@ class Worker:
             self._launched = time.monotonic()
         try:
             threading.Thread(target=self._work, args=(thread,), name=f"aioring-worker-{number}", daemon=True).start()
-        except BaseException:
+        except RuntimeError as error:  # can't start new thread
             self._threads.pop(number, None)
             if not self._threads:
-                raise  # RuntimeError, can't start new thread: with no worker at all nothing would ever be done
+                self._fail_all(error)  # with no worker at all nothing would ever be done
+        except BaseException:
+            self._threads.pop(number, None)
+            raise
+
+    def _fail_all(self, error: RuntimeError) -> None:
+        """Nobody can carry them out: every job that waits fails with EAGAIN, as clone(2) says it."""
+        while (handle := self._claim()) is not None:
+            handle.exception = os_error(errno.EAGAIN, note=f"no worker thread: {error}")
+            self._completed.append((handle.token, -errno.EAGAIN))
+        self._ring()
 
     # --- on the worker ------------------------------------------------------------------------------------------------
 
@@ -214,6 +229,8 @@ class Worker:
             self._idle.pop(me.number, None)
             return True
         while not me.wake.acquire(timeout=self._idle_timeout):
+            if me.number not in self._idle:
+                return True  # taken to be woken, by one whom KeyboardInterrupt struck before it did
             with self._lock:
                 highest = me.number == max(self._threads)
                 if highest and len(self._threads) > self.least and self._idle.pop(me.number, None) is me:

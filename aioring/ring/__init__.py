@@ -38,11 +38,11 @@ class Ring(Data, Names):
 
     def chain(self) -> ChainBuilder:
         """Operations that run one after the other; see `ChainBuilder`."""
-        return ChainBuilder(self._engine)
+        return ChainBuilder(self, self._engine)
 
     def batch(self) -> Batch:
         """`with ring.batch():` submits what is staged inside on leaving, not at the end of the loop's tick."""
-        return Batch(self._engine)
+        return Batch(self, self._engine)
 
     async def run(self, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a blocking function on the ring's worker threads (scandir, flock, anything), and await its result.

@@ -12,6 +12,7 @@ from ..engine import Engine
 from ..engine.chains import Chain
 from ..errors import AioringError
 from ..handle import COMPLETE, Handle
+from ..operations import READ, is_direct
 from . import define
 from .define import StrOrBytesPath
 from .pending import Pending
@@ -32,7 +33,8 @@ class ChainBuilder:
     Cancelling is delivered when none of it is in flight any more; links that had not run do not run.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, ring: object, engine: Engine) -> None:
+        self._ring = ring  # lives as long as this
         self._engine = engine
         self._links: list[Handle] = []
         self._state = "new"
@@ -50,11 +52,14 @@ class ChainBuilder:
         self._state = "over"
         engine, links = self._engine, self._links
         if error is not None:
-            for link in links:
-                link.res, link.state = -errno.ECANCELED, COMPLETE
+            self._drop()
             return
-        engine.check()
-        await engine.loop.checkpoint()
+        try:
+            engine.check()
+            await engine.loop.checkpoint()
+        except BaseException:
+            self._drop()
+            raise
         if not links:
             return
         chain = Chain(engine, links)
@@ -63,6 +68,13 @@ class ChainBuilder:
         for link in links:
             if link.res < 0 or link.exception is not None:
                 engine.take(link)
+
+    def _drop(self) -> None:
+        """Nothing is submitted; who awaits a link in another task is told."""
+        for link in self._links:
+            link.res, link.state = -errno.ECANCELED, COMPLETE
+            if link.waiter is not None:
+                self._engine.loop.wake(link.waiter)
 
     def _add(self, handle: Handle) -> Pending[Any]:
         if self._state != "open":
@@ -77,8 +89,10 @@ class ChainBuilder:
             except OSError as error:
                 if error.errno == errno.ESPIPE:
                     raise ValueError(f"fd {handle.fd} cannot seek: a chain cannot wait for it") from None
+            handle.direct = handle.operation is READ and is_direct(handle.fd)
+        self._engine.audit(handle)
         self._links.append(handle)
-        pending: Pending[Any] = Pending(self._engine, handle, lambda _: True)
+        pending: Pending[Any] = Pending(self._ring, self._engine, handle, lambda _: True)
         pending._asked = True  # its error is raised on leaving the block
         return pending
 
@@ -175,7 +189,8 @@ class ChainBuilder:
 class Batch:
     """What is staged inside the block goes to the kernel on leaving it, not at the end of the loop's tick."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, ring: object, engine: Engine) -> None:
+        self._ring = ring
         self._engine = engine
 
     def __enter__(self) -> None:

@@ -16,7 +16,7 @@ from ..buffers import lent_bytes, lent_writable
 from ..engine import Engine
 from ..errors import os_error
 from ..handle import COMPLETE, Handle
-from ..operations import READ, rest_of
+from ..operations import READ, is_direct, rest_of
 from ..readiness import READ as TO_READ, WRITE as TO_WRITE, Readiness
 from . import define
 from .lifetime import Lifetime
@@ -37,10 +37,12 @@ class Data(Lifetime):
 
     _budget: Any = _NoBudget  # closed, forked and unstarted rings have nothing left: the one guard of the hot path
     _loop_here: Any = None
+    _closing: Any = ()
 
     def _opened(self, engine: Engine) -> None:
         self._page_cache_first = self._page_cache_first and engine.method.at_once
         self._cache = PageCache(self._page_cache_first)
+        self._closing = engine.closing
         if engine.loop.kind == "asyncio":
             self._loop_here = engine.loop.key
             if self._cache.on:
@@ -66,7 +68,13 @@ class Data(Lifetime):
             ValueError: `offset` or `n` is negative (but -1, see above).
             RingClosedError, WrongLoopError: the ring is closed, or belongs to another loop, thread or process.
         """
-        if self._budget.left > 0 and _get_running_loop() is self._loop_here and offset.__class__ is int and offset >= 0:
+        if (
+            self._budget.left > 0
+            and _get_running_loop() is self._loop_here
+            and not self._closing  # an fd that is being closed: what is asked now comes after it
+            and offset.__class__ is int
+            and offset >= 0
+        ):
             got = self._cache.ask(fd, offset, n)
             if got >= 0:
                 self._budget.spend()
@@ -85,26 +93,28 @@ class Data(Lifetime):
         handle = define.read(fd, offset, n)
         if (self._page_cache_first or engine.loop.checks) and await self._hit_later(engine, handle):
             return self._cache.taken(handle.done, handle.length)
+        handle.direct = is_direct(handle.fd)
         result: bytes = await engine.do(handle)
         return result
 
     async def _hit_later(self, engine: Engine, handle: Handle) -> bool:
         """Try the page cache when the budget of this tick is spent, or on trio: a unit of a later tick is waited for."""
         await engine.loop.checkpoint()
-        if not self._cache.on or not 0 < handle.length <= SMALL:
+        if not self._cache.on or not 0 < handle.length <= SMALL or handle.fd in engine.closing:
             return False
         budget = engine.budget
         if self._budget is budget and budget.left > 0:
             return False  # it was asked a moment ago
-        # Parked is in use: a close of the fd waits for us.
-        engine.hold(handle.fd)
+        # Parked is in use: a close that is asked meanwhile waits for us, also if this comes to nothing and we go on.
+        engine.hold(handle.fd, handle)
+        got = -2
         try:
             await budget.turn()
             engine.check()
             got = self._cache.ask(handle.fd, handle.offset, handle.length)
         finally:
-            if not engine.ended:
-                engine.release(handle.fd)
+            if got != -1:
+                engine.release(handle.fd, handle)
         handle.done = max(got, 0)
         return got >= 0
 
@@ -130,7 +140,7 @@ class Data(Lifetime):
         if 0 < handle.length <= SMALL:
             assert isinstance(handle.view, memoryview)
             got = -1
-            if self._budget.left > 0:
+            if self._budget.left > 0 and handle.fd not in engine.closing:
                 got = self._cache.ask(handle.fd, handle.offset, handle.length)
                 if got >= 0:
                     self._budget.spend()
@@ -212,11 +222,12 @@ class Data(Lifetime):
         except OSError as error:
             handle = make(0)
             handle.exception, handle.res, handle.state = error, -(error.errno or errno.EIO), COMPLETE
-            return Pending(engine, handle)
+            return Pending(self, engine, handle)
         handle = make(0 if waits else offset)
         if not waits:
+            handle.direct = handle.operation is READ and is_direct(handle.fd)
             engine.ask(handle)
-            return Pending(engine, handle)
+            return Pending(self, engine, handle)
 
         async def background() -> None:
             # What cannot seek is waited for by a task of its own: there is nothing that could be staged.
@@ -234,7 +245,7 @@ class Data(Lifetime):
             stop()
             return True
 
-        return Pending(engine, handle, cancel)
+        return Pending(self, engine, handle, cancel)
 
     # --- what cannot seek ---------------------------------------------------------------------------------------------
 

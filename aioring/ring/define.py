@@ -6,14 +6,16 @@ same bad argument. Nothing here touches the kernel.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import index
 from typing import Any
 
 from .. import operations as op
 from ..buffers import lent_bytes, lent_writable
+from ..errors import os_error
 from ..handle import Handle
 from ..kernel import abi
 
@@ -24,6 +26,7 @@ __all__ = [
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _MAX = (1 << 63) - 1
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 
 def descriptor(fd: Any) -> int:
@@ -46,6 +49,31 @@ def _offset(offset: int) -> int:
     if offset > _MAX:
         raise OverflowError(f"offset {offset}: too large for off_t")
     return offset
+
+
+def _number(value: int, name: str) -> int:
+    """A C int, as `os` takes flags and modes."""
+    value = index(value)
+    if not -(1 << 31) <= value < 1 << 31:
+        raise OverflowError(f"{name} {value}: does not fit a C int")
+    return value
+
+
+def _audited(handle: Handle, event: str, *args: Any) -> Handle:
+    """What `os` raises on the audit hooks for the same call."""
+    handle.audit = (event, *args)
+    return handle
+
+
+def _or_default(dir_fd: int | None) -> int:
+    return -1 if dir_fd is None else dir_fd
+
+
+def _views(buffers: Iterable[Any], lent: Callable[[Any], memoryview]) -> list[memoryview]:
+    views = [lent(buffer) for buffer in buffers]
+    if len(views) > _IOV_MAX:
+        raise os_error(errno.EINVAL, note=f"aioring: {len(views)} buffers at once; the kernel takes {_IOV_MAX}")
+    return views
 
 
 def _size(n: int, name: str = "n") -> int:
@@ -106,7 +134,7 @@ def readinto(fd: Any, offset: int, buffer: Any) -> Handle:
 
 def readv(fd: Any, offset: int, buffers: Iterable[Any]) -> Handle:
     handle = _transfer(op.READV, fd, offset)
-    handle.views = views = [lent_writable(buffer) for buffer in buffers]
+    handle.views = views = _views(buffers, lent_writable)
     handle.length = sum(view.nbytes for view in views)
     return handle
 
@@ -120,7 +148,7 @@ def write(fd: Any, offset: int, data: Any) -> Handle:
 
 def writev(fd: Any, offset: int, buffers: Iterable[Any]) -> Handle:
     handle = _transfer(op.WRITEV, fd, offset)
-    handle.views = views = [lent_bytes(buffer) for buffer in buffers]
+    handle.views = views = _views(buffers, lent_bytes)
     handle.length = sum(view.nbytes for view in views)
     return handle
 
@@ -128,25 +156,29 @@ def writev(fd: Any, offset: int, buffers: Iterable[Any]) -> Handle:
 def fsync(fd: Any, data_only: bool) -> Handle:
     handle = Handle(op.FSYNC)
     handle.fd = descriptor(fd)
+    if handle.fd < 0:
+        raise ValueError(f"file descriptor cannot be a negative integer ({fd})")  # as os.fsync says it
     handle.flags = abi.FSYNC_DATASYNC if data_only else 0
     return handle
 
 
 def sync_range(fd: Any, offset: int, n: int, flags: int) -> Handle:
     handle = _transfer(op.SYNC_RANGE, fd, offset)
-    handle.length, handle.flags = _size(n), index(flags)
+    handle.length, handle.flags = _size(n), _number(flags, "flags")
     return handle
 
 
 def open_(path: Any, flags: int, mode: int, dir_fd: int | None, resolve: int) -> Handle:
     handle = _named(op.OPENAT2 if resolve else op.OPEN, path, dir_fd)
-    handle.flags = index(flags) | os.O_CLOEXEC
-    handle.mode = index(mode)
+    handle.flags = _number(flags, "flags") | os.O_CLOEXEC
+    handle.mode = _number(mode, "mode")
     if resolve:
         # openat2(2) refuses a mode where nothing is made, and the bits that open(2) ignores.
         makes = handle.flags & os.O_CREAT or handle.flags & os.O_TMPFILE == os.O_TMPFILE
         handle.mode = handle.mode & 0o7777 if makes else 0
         handle.resolve = index(resolve)
+        if not 0 <= handle.resolve < 1 << 64:
+            raise OverflowError(f"resolve {resolve}: does not fit 64 bits")
     return handle
 
 
@@ -163,7 +195,7 @@ def stat(path: Any, dir_fd: int | None, follow_symlinks: bool) -> Handle:
         if not follow_symlinks:
             raise ValueError("stat: cannot use fd and follow_symlinks together")
         handle = Handle(op.STAT)
-        handle.fd, handle.path = descriptor(path), b"\0"
+        handle.fd, handle.path = max(descriptor(path), -1), b"\0"  # -100 would be the working directory
         handle.flags = abi.AT_EMPTY_PATH
         return handle
     handle = _named(op.STAT, path, dir_fd)
@@ -174,23 +206,25 @@ def stat(path: Any, dir_fd: int | None, follow_symlinks: bool) -> Handle:
 def truncate(fd: Any, n: int) -> Handle:
     handle = Handle(op.TRUNCATE)
     handle.fd, handle.length = descriptor(fd), _size(n)
-    return handle
+    return _audited(handle, "os.truncate", handle.fd, n)
 
 
 def allocate(fd: Any, offset: int, n: int, mode: int) -> Handle:
     handle = _transfer(op.ALLOCATE, fd, offset)
-    handle.length, handle.mode = _size(n), index(mode)
+    handle.length, handle.mode = _size(n), _number(mode, "mode")
     return handle
 
 
 def advise(fd: Any, offset: int, n: int, advice: int) -> Handle:
     handle = _transfer(op.ADVISE, fd, offset)
-    handle.length, handle.flags = _size(n), index(advice)
+    handle.length, handle.flags = _size(n), _number(advice, "advice")
     return handle
 
 
 def rename(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None) -> Handle:
-    return _two_named(op.RENAME, src, dst, src_dir_fd, dst_dir_fd)
+    handle = _two_named(op.RENAME, src, dst, src_dir_fd, dst_dir_fd)
+    where = _or_default(src_dir_fd), _or_default(dst_dir_fd)
+    return _audited(handle, "os.rename", handle.name, handle.name2, *where)
 
 
 def link(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None, follow_symlinks: bool) -> Handle:
@@ -198,7 +232,8 @@ def link(src: Any, dst: Any, src_dir_fd: int | None, dst_dir_fd: int | None, fol
     # As CPython: without dir_fds, following is left to link(2), and Linux's does not follow.
     if follow_symlinks and (src_dir_fd is not None or dst_dir_fd is not None):
         handle.flags = abi.AT_SYMLINK_FOLLOW
-    return handle
+    where = _or_default(src_dir_fd), _or_default(dst_dir_fd)
+    return _audited(handle, "os.link", handle.name, handle.name2, *where)
 
 
 def symlink(src: Any, dst: Any, dir_fd: int | None) -> Handle:
@@ -206,18 +241,20 @@ def symlink(src: Any, dst: Any, dir_fd: int | None) -> Handle:
     handle.name, handle.path = path_of(src)
     handle.name2, handle.path2 = path_of(dst)
     handle.fd = _directory(dir_fd)
-    return handle
+    return _audited(handle, "os.symlink", handle.name, handle.name2, _or_default(dir_fd))
 
 
 def unlink(path: Any, dir_fd: int | None) -> Handle:
-    return _named(op.UNLINK, path, dir_fd)
+    handle = _named(op.UNLINK, path, dir_fd)
+    return _audited(handle, "os.remove", handle.name, _or_default(dir_fd))
 
 
 def rmdir(path: Any, dir_fd: int | None) -> Handle:
-    return _named(op.RMDIR, path, dir_fd)
+    handle = _named(op.RMDIR, path, dir_fd)
+    return _audited(handle, "os.rmdir", handle.name, _or_default(dir_fd))
 
 
 def mkdir(path: Any, mode: int, dir_fd: int | None) -> Handle:
     handle = _named(op.MKDIR, path, dir_fd)
-    handle.mode = index(mode)
-    return handle
+    handle.mode = _number(mode, "mode")
+    return _audited(handle, "os.mkdir", handle.name, mode, _or_default(dir_fd))

@@ -7,7 +7,6 @@ import fcntl
 import os
 import stat as _stat
 import sys
-from typing import Any
 
 from ..engine import Engine
 from ..handle import Handle
@@ -27,12 +26,6 @@ _FIFO_DELAY = 0.02  # seconds: see readiness.py, why a FIFO's peer has to be ask
 
 class Files(Lifetime):
     """The part of `Ring` that works on whole files."""
-
-    def _audit(self, handle: Handle, event: str, *args: Any) -> None:
-        """io_uring walks past Python's audit hooks; the blocking equivalents in `os` raise their own."""
-        engine = self._engine
-        if engine.method.by_opcode and engine.method.takes(handle):
-            sys.audit(event, *args)
 
     async def open(
         self, path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd: int | None = None, resolve: int = 0
@@ -55,7 +48,7 @@ class Files(Lifetime):
         handle = define.open_(path, flags, mode, dir_fd, resolve)
         engine = self._engine
         sys.audit("open", handle.name, None, flags)  # as os.open raises it; none of the ways below does
-        if self._page_cache_first and not flags & _MAKES and not resolve:
+        if self._page_cache_first and not flags & _MAKES and not resolve and handle.fd not in engine.closing:
             fd = await self._open_cached(engine, handle)
             if fd >= 0:
                 return await self._opened_for(fd, flags)
@@ -83,14 +76,14 @@ class Files(Lifetime):
         # Parked is in use: a close of the directory's fd waits for us.
         directory = handle.fd
         if directory >= 0:
-            engine.hold(directory)
+            engine.hold(directory, handle)
         try:
             await engine.budget.turn()
             engine.check()
             return at_once.open_cached(directory, handle.path or b"", handle.flags)
         finally:
-            if directory >= 0 and not engine.ended:
-                engine.release(directory)
+            if directory >= 0:
+                engine.release(directory, handle)
 
     async def _opened_for(self, fd: int, flags: int) -> int:
         """What was opened with O_NONBLOCK, as it was asked for. No await before the return, but for a FIFO."""
@@ -106,7 +99,11 @@ class Files(Lifetime):
                 except BaseException:
                     os.close(fd)
                     raise
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        try:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     async def _is_fifo(self, path: StrOrBytesPath, dir_fd: int | None) -> bool:
@@ -141,7 +138,7 @@ class Files(Lifetime):
             OSError: as close(2): EBADF, EIO ... The fd is gone all the same, except after EBADF.
             RingClosedError, WrongLoopError: as `open`.
         """
-        await self._do(define.close(fd))
+        await self._engine.do(define.close(fd))  # no checkpoint before: a task that is cancelled already closes, too
 
     async def stat(
         self, path: StrOrBytesPath | int, *, dir_fd: int | None = None, follow_symlinks: bool = True
@@ -164,9 +161,7 @@ class Files(Lifetime):
         Cancelling is delivered when the outcome is known. Raises `OSError` as ftruncate(2), `ValueError` where `n` is
         negative, and the ring's own errors as `open`.
         """
-        handle = define.truncate(fd, n)
-        self._audit(handle, "os.truncate", handle.fd, n)
-        await self._do(handle)
+        await self._do(define.truncate(fd, n))
 
     async def allocate(self, fd: int, offset: int, n: int, mode: int = 0) -> None:
         """Allocate disk space for `n` bytes at `offset`, like fallocate(2); `mode` takes all its FALLOC_FL_* flags.

@@ -131,11 +131,15 @@ class Lifetime:
         loop = current()
         _refuse_subinterpreters()
         engine = self._make_engine(loop)
-        self._readiness = Readiness(engine)
-        register(engine)
-        loop.at_close(self._loop_closes)
-        engine.watched.append(engine.doorbell.fd)
-        loop.watch(engine.doorbell.fd, engine.on_doorbell)
+        try:
+            self._readiness = Readiness(engine)
+            register(engine)
+            loop.watch(engine.doorbell.fd, engine.on_doorbell)
+            engine.watched.append(engine.doorbell.fd)
+            loop.at_close(self._loop_closes)
+        except BaseException:
+            close_now(engine)
+            raise
         self._started = engine
         self._opened(engine)
 
@@ -148,14 +152,16 @@ class Lifetime:
             return Engine(loop, wanted, self._workers_beside(wanted), self._depth)
         method, self._fallback_reason = choose(wanted, self._workers, self._liburing)
         try:
-            return Engine(loop, method, self._workers_beside(method), self._depth)
-        except Unusable as error:
+            engine = Engine(loop, method, self._workers_beside(method), self._depth)
+        except OSError as error:
             if wanted == "io_uring":
                 raise methods.unavailable(error) from None
+            if not isinstance(error, Unusable):
+                raise  # not even a doorbell can be had
             self._fallback_reason = error.hint
-        worker = Worker(self._workers)
-        engine = Engine(loop, worker, worker, self._depth)
-        if self._fallback_reason not in _said:
+            worker = Worker(self._workers)
+            engine = Engine(loop, worker, worker, self._depth)
+        if self._fallback_reason is not None and self._fallback_reason not in _said:
             _said.add(self._fallback_reason)
             logger.info("io_uring cannot be used, worker threads are: %s", self._fallback_reason)
         return engine
@@ -176,6 +182,7 @@ class Lifetime:
 
     async def _do(self, handle: Handle) -> Any:
         engine = self._engine
+        engine.audit(handle)
         await engine.loop.checkpoint()
         return await engine.do(handle)
 
@@ -190,7 +197,10 @@ class Lifetime:
 
         Raises:
             WrongLoopError: called from another loop, thread or process.
+            ValueError: `timeout` is negative.
         """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout {timeout}: must be a number of seconds, not negative")
         engine = self._started
         if engine is None or engine.ended == "closed":
             return
@@ -215,18 +225,20 @@ class Lifetime:
         engine = self._started
         if engine is None or engine.ended:
             return
-        if not self._of_loop:
-            warnings.warn(
-                f"unclosed ring {self!r}: its loop is being closed", ResourceWarning, source=self, stacklevel=2
-            )
         close_now(engine)
+        if not self._of_loop:
+            self._warn("its loop is being closed")
 
     def __del__(self) -> None:
         engine: Engine | None = getattr(self, "_started", None)
         if engine is not None and not engine.ended:
             # The loop holds the engine, not this object: nobody can use the ring any more.
-            warnings.warn(f"unclosed ring {self!r}", ResourceWarning, source=self, stacklevel=2)
             if engine.thread == threading.get_ident():
                 close_now(engine)
             else:
                 leak(engine)  # collected by another thread: neither its loop nor its queues may be touched from here
+            self._warn("nobody can close it any more")
+
+    def _warn(self, why: str) -> None:
+        # Last: where warnings are errors, this raises.
+        warnings.warn(f"unclosed ring {self!r}: {why}", ResourceWarning, source=self, stacklevel=3)

@@ -14,10 +14,6 @@ from .files import Files
 __all__ = ["Names"]
 
 
-def _or_default(dir_fd: int | None) -> int:
-    return -1 if dir_fd is None else dir_fd  # as os raises it
-
-
 class Names(Files):
     """The part of `Ring` that works on directory entries."""
 
@@ -30,27 +26,19 @@ class Names(Files):
         dst_dir_fd: int | None = None,
     ) -> None:
         """Rename `src` to `dst`, replacing it, like `os.rename`. See the module for cancelling and errors."""
-        handle = define.rename(src, dst, src_dir_fd, dst_dir_fd)
-        self._audit(handle, "os.rename", handle.name, handle.name2, _or_default(src_dir_fd), _or_default(dst_dir_fd))
-        await self._do(handle)
+        await self._do(define.rename(src, dst, src_dir_fd, dst_dir_fd))
 
     async def unlink(self, path: StrOrBytesPath, *, dir_fd: int | None = None) -> None:
         """Remove a file, like `os.unlink`. See the module for cancelling and errors."""
-        handle = define.unlink(path, dir_fd)
-        self._audit(handle, "os.remove", handle.name, _or_default(dir_fd))
-        await self._do(handle)
+        await self._do(define.unlink(path, dir_fd))
 
     async def mkdir(self, path: StrOrBytesPath, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         """Make a directory, like `os.mkdir`. See the module for cancelling and errors."""
-        handle = define.mkdir(path, mode, dir_fd)
-        self._audit(handle, "os.mkdir", handle.name, mode, _or_default(dir_fd))
-        await self._do(handle)
+        await self._do(define.mkdir(path, mode, dir_fd))
 
     async def rmdir(self, path: StrOrBytesPath, *, dir_fd: int | None = None) -> None:
         """Remove an empty directory, like `os.rmdir`. See the module for cancelling and errors."""
-        handle = define.rmdir(path, dir_fd)
-        self._audit(handle, "os.rmdir", handle.name, _or_default(dir_fd))
-        await self._do(handle)
+        await self._do(define.rmdir(path, dir_fd))
 
     async def symlink(
         self,
@@ -61,9 +49,7 @@ class Names(Files):
         dir_fd: int | None = None,
     ) -> None:
         """Make `dst` a symbolic link to `src`, like `os.symlink`; `target_is_directory` means nothing on Linux."""
-        handle = define.symlink(src, dst, dir_fd)
-        self._audit(handle, "os.symlink", handle.name, handle.name2, _or_default(dir_fd))
-        await self._do(handle)
+        await self._do(define.symlink(src, dst, dir_fd))
 
     async def link(
         self,
@@ -75,6 +61,4 @@ class Names(Files):
         follow_symlinks: bool = True,
     ) -> None:
         """Make `dst` a hard link to `src`, like `os.link`. See the module for cancelling and errors."""
-        handle = define.link(src, dst, src_dir_fd, dst_dir_fd, follow_symlinks)
-        self._audit(handle, "os.link", handle.name, handle.name2, _or_default(src_dir_fd), _or_default(dst_dir_fd))
-        await self._do(handle)
+        await self._do(define.link(src, dst, src_dir_fd, dst_dir_fd, follow_symlinks))

@@ -51,7 +51,7 @@ class PageCache:
                 return -1
             self._misses = 0
         try:
-            views = self._views.get(n)
+            views = self._views.get(n) if n.__class__ is int else None  # 5.0 == 5
             if views is None:
                 views = self._make_views(n)
                 if not views:

@@ -22,9 +22,12 @@ class Pending(Generic[T]):
     was never awaited is logged, as asyncio logs a Task's.
     """
 
-    __slots__ = ("__weakref__", "_asked", "_awaiting", "_cancel", "_engine", "_handle")
+    __slots__ = ("__weakref__", "_asked", "_awaiting", "_cancel", "_engine", "_handle", "_ring")
 
-    def __init__(self, engine: Engine, handle: Handle, cancel: Callable[[Handle], bool] | None = None) -> None:
+    def __init__(
+        self, ring: object, engine: Engine, handle: Handle, cancel: Callable[[Handle], bool] | None = None
+    ) -> None:
+        self._ring = ring  # lives as long as anybody may await this
         self._engine = engine
         self._handle = handle
         self._cancel = cancel or engine.cancel
@@ -49,19 +52,18 @@ class Pending(Generic[T]):
         if self._awaiting:
             raise RuntimeError("this I/O is awaited by another task already")
         self._asked = True
-        handle = self._handle
-        if not handle.finished():
+        if not self._handle.finished():
             self._engine.check()
             self._awaiting = True
             try:
-                await self._engine.loop.park(handle, self._cancel)
+                await self._engine.loop.park(self._handle, self._cancel)
             finally:
                 self._awaiting = False
-        result: T = self._engine.take(handle)
+        result: T = self._engine.take(self._handle)
         return result
 
     def __del__(self) -> None:
-        if self._asked or not hasattr(self, "_handle"):
+        if getattr(self, "_asked", True):
             return
         handle = self._handle
         if handle.finished():
