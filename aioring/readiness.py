@@ -117,9 +117,9 @@ class Readiness:
         engine = self._engine
         await engine.loop.checkpoint()
         await self._fenced(fd)
-        engine.hold(fd, attempt)
         file: _File | None = None
         try:
+            engine.hold(fd, attempt)
             await engine.budget.turn()
             engine.check()
             while True:

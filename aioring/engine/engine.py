@@ -518,22 +518,27 @@ class Engine:
             await self.loop.park(handle, self.cancel)
             return self.take(handle)
         except BaseException:
-            self._forsake(handle)
+            self.forsake(handle)
             raise
         finally:
             # An exception holds the frames that it came through: they must not hold the handle and its buffer.
             del handle
 
-    def _forsake(self, handle: Handle) -> None:
+    def forsake(self, handle: Handle) -> None:
         """Whoever asked is gone, by a cancel (which was dealt with) or by KeyboardInterrupt (which was not)."""
         handle.exception = None
         if handle.state == COMPLETE:
             self.dispose(handle)
             return
         handle.orphan = True
-        fence = self.closing.get(handle.fd)
-        if handle.operation is CLOSE and handle.state == DEFINED and fence is not None and fence.owner is handle:
-            self._go_if_free(handle, [handle.fd])  # struck before it could stand in line
+        if handle.state == SUBMITTED or self.ended:
+            return
+        if handle.operation is not CLOSE:
+            self.cancel(handle)
+        elif handle.state == DEFINED:
+            fence = self.closing.get(handle.fd)
+            if fence is not None and fence.owner is handle:
+                self._go_if_free(handle, [handle.fd])  # struck before it could stand in line
 
     async def run(self, call: Callable[[], Any]) -> Any:
         """A blocking call on the ring's worker threads."""

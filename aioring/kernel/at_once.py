@@ -63,7 +63,7 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
     For flags that make nothing. O_NONBLOCK is added: on a FIFO without a peer RESOLVE_CACHED alone blocks. Keeps the
     GIL: it never waits. (io_uring's own first attempt is the same call, inside io_uring_enter.)
     """
-    pack_open_how_into(_open_how, 0, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0, RESOLVE_CACHED)
+    pack_open_how_into(_open_how, 0, (flags | os.O_NONBLOCK | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
     fd: int = _openat2(SYS_OPENAT2, dir_fd, path, _open_how, _open_how_bytes)
     return fd
 

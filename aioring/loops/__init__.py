@@ -103,8 +103,6 @@ def current() -> Loop:
     except RuntimeError:
         pass
     else:
-        from .asyncio import AsyncioLoop
-
         return AsyncioLoop(loop)
     trio = sys.modules.get("trio")
     if trio is not None:
@@ -117,3 +115,6 @@ def current() -> Loop:
 
             return TrioLoop(token)
     raise WrongLoopError("no event loop runs here: use a ring from inside asyncio.run(), uvloop.run() or trio.run()")
+
+
+from .asyncio import AsyncioLoop  # noqa: E402 - it needs the protocols above; trio is imported by those who run on it

@@ -145,10 +145,12 @@ class Worker:
         idle = self._idle
         while idle:
             try:
-                thread = idle.pop(min(idle))
+                thread = idle[min(idle)]
             except (KeyError, ValueError, RuntimeError):
                 continue  # another took it, or the dict changed under `min`
+            # Woken first: struck by KeyboardInterrupt after it, the thread takes itself off the list.
             self._wake(thread)
+            idle.pop(thread.number, None)
             return
         self._launch(self.least)
 
@@ -234,6 +236,8 @@ class Worker:
             with self._lock:
                 highest = me.number == max(self._threads)
                 if highest and len(self._threads) > self.least and self._idle.pop(me.number, None) is me:
+                    if self._queue:
+                        return True  # queued by one who may have seen us idle a moment ago
                     del self._threads[me.number]
                     return False
         # Woken before we lay down (by the wake meant for the last turn) we may still stand there as idle: a busy worker

@@ -63,8 +63,12 @@ class ChainBuilder:
         if not links:
             return
         chain = Chain(engine, links)
-        engine.ask_chain(chain)
-        await engine.loop.park(chain, lambda _: chain.cancel())
+        try:
+            engine.ask_chain(chain)
+            await engine.loop.park(chain, lambda _: chain.cancel())
+        except BaseException:
+            chain.cancel()  # which was done already, but after KeyboardInterrupt
+            raise
         for link in links:
             if link.res < 0 or link.exception is not None:
                 engine.take(link)

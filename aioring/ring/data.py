@@ -106,9 +106,9 @@ class Data(Lifetime):
         if self._budget is budget and budget.left > 0:
             return False  # it was asked a moment ago
         # Parked is in use: a close that is asked meanwhile waits for us, also if this comes to nothing and we go on.
-        engine.hold(handle.fd, handle)
         got = -2
         try:
+            engine.hold(handle.fd, handle)
             await budget.turn()
             engine.check()
             got = self._cache.ask(handle.fd, handle.offset, handle.length)
@@ -226,8 +226,12 @@ class Data(Lifetime):
         handle = make(0 if waits else offset)
         if not waits:
             handle.direct = handle.operation is READ and is_direct(handle.fd)
-            engine.ask(handle)
-            return Pending(self, engine, handle)
+            try:
+                engine.ask(handle)
+                return Pending(self, engine, handle)
+            except BaseException:
+                engine.forsake(handle)
+                raise
 
         async def background() -> None:
             # What cannot seek is waited for by a task of its own: there is nothing that could be staged.

@@ -75,9 +75,9 @@ class Files(Lifetime):
             return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
         # Parked is in use: a close of the directory's fd waits for us.
         directory = handle.fd
-        if directory >= 0:
-            engine.hold(directory, handle)
         try:
+            if directory >= 0:
+                engine.hold(directory, handle)
             await engine.budget.turn()
             engine.check()
             return at_once.open_cached(directory, handle.path or b"", handle.flags)
