@@ -10,7 +10,8 @@ Some facts about readiness
   that others close, or give to another file, meanwhile still reads what was asked for, as a blocked read(2) would.
 * RWF_NOWAIT makes the transfer one that cannot wait; pipes and sockets take it. Named FIFOs and ttys refuse it
   (EOPNOTSUPP): they are opened once more through /proc/self/fd with O_NONBLOCK, for the length of one transfer. A pty
-  master cannot be (that would make a new pty) and is read plainly after a poll.
+  master cannot be (that would make a new pty): it is read plainly after a poll, and written a byte at a time, which is
+  all the room that a poll promises there.
 * There is no event for "a FIFO has got a peer": a reader that blocks in open(2) shows nothing that epoll or inotify
   could see. Opening a FIFO is therefore tried without blocking, again and again, every 20 ms at most. tee(2) tells
   whether a FIFO has a writer, without taking what that writer wrote.
@@ -37,9 +38,11 @@ from .loops import Loop
 __all__ = ["Readiness"]
 
 READ, WRITE = 0, 1
+# One transfer on an fd: with RWF_NOWAIT, plainly where the fd is non-blocking (0), or so little that it surely does not
+# wait after a poll (None).
+Attempt = Callable[[int, int | None], int]
 _EPOLL = getattr(select, "epoll", None)
 _MOST = 1 << 20  # bytes in one transfer: more than any pipe holds
-_PIPE_BUF = 4096  # a write of no more never blocks once poll has reported room (pipe(7))
 _TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: succeeds on a pty master only
 _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
@@ -79,19 +82,37 @@ class _Wait:
 
 
 class _File:
-    """What is registered: a dup of the fd that was asked for, and who waits to read and to write."""
+    """What is registered: a dup of the fd that was asked for, and who waits to read and to write.
 
-    __slots__ = ("asked", "fd", "identity", "lines", "users")
+    `turns`: who was woken and has not looked yet. Until it has, nobody else is woken for that direction, and a newcomer
+    stands in line: so all are served in order.
+    """
+
+    __slots__ = ("armed", "asked", "fd", "identity", "lines", "turns", "users")
 
     def __init__(self, asked: int, fd: int, identity: tuple[int, int]) -> None:
         self.asked = asked
         self.fd = fd
         self.identity = identity
         self.users = 0
+        self.armed = 0  # the mask that epoll has
         self.lines: tuple[deque[_Wait], deque[_Wait]] = (deque(), deque())
+        self.turns: list[_Wait | None] = [None, None]
+
+    def shared(self) -> _File:
+        """For one user more."""
+        self.users += 1
+        return self
+
+    def busy(self, way: int) -> bool:
+        return bool(self.lines[way]) or self.turns[way] is not None
 
     def mask(self) -> int:
-        return (select.EPOLLIN if self.lines[READ] else 0) | (select.EPOLLOUT if self.lines[WRITE] else 0)
+        mask = 0
+        for way, bits in ((READ, select.EPOLLIN), (WRITE, select.EPOLLOUT)):
+            if self.lines[way] and self.turns[way] is None:
+                mask |= bits
+        return mask
 
 
 class Readiness:
@@ -108,92 +129,148 @@ class Readiness:
 
     # --- transfers ----------------------------------------------------------------------------------------------------
 
-    async def transfer(self, fd: int, way: int, attempt: Callable[[int, int], int]) -> int:
-        """Wait until `attempt(fd, flags)` moves bytes, and return how many: one transfer.
+    async def transfer(
+        self, fd: int, way: int, attempt: Attempt, user: object = None, file: _File | None = None
+    ) -> int:
+        """Wait until `attempt` on the fd moves bytes, and return how many: one transfer.
 
-        `attempt` is `os.preadv` or `os.pwritev` on prepared buffers. Cancelling takes the task out of the line; nothing
-        has been transferred then. Raises what `attempt` raises, and ECANCELED where the fd is closed through aioring.
+        `user` and `file` come from `begin`, if the fd was held from when it was asked for. Cancelling takes the task out
+        of the line; nothing has been transferred then. Raises what `attempt` raises, and ECANCELED where the fd is
+        closed through aioring meanwhile.
         """
         engine = self._engine
-        await engine.loop.checkpoint()
-        await self._fenced(fd)
-        file: _File | None = None
+        if user is None:
+            await self.fenced(fd)
+            user = attempt
+        turn: _Wait | None = None
         try:
-            engine.hold(fd, attempt)
+            engine.hold(fd, user)
             await engine.budget.turn()
             engine.check()
+            known = self._files.get(fd) if file is None else None
+            if known is not None and known.busy(way):
+                file = self._register(fd)
+            look = file is None or not file.busy(way)  # else others stand in line before us
             while True:
-                try:
-                    return _without_waiting(fd if file is None else file.fd, way, attempt)
-                except BlockingIOError:
-                    pass
+                if look:
+                    try:
+                        return _without_waiting(fd if file is None else file.fd, way, attempt)
+                    except BlockingIOError:
+                        pass
+                if fd in engine.closing:
+                    raise os_error(errno.ECANCELED, note=f"fd {fd} was closed while this waited for it")
                 if file is None:
                     file = self._register(fd)
+                again, turn = turn, None
                 try:
-                    self._watch(file, way)
+                    turn = await self._wait(file, way, again)
                 except PermissionError:  # epoll_ctl(2): EPERM, it has no poll; few devices are like that
                     return int(await engine.run(partial(attempt, fd, 0)))
-                await self._wait(file, way)
+                engine.check()
+                look = True
         finally:
             try:
                 if file is not None:
-                    file.users -= 1
-                    self._drop(file)
+                    self._leave(file, way, turn)
             finally:
-                engine.release(fd, attempt)
+                engine.release(fd, user)
 
-    async def _fenced(self, fd: int) -> None:
+    def begin(self, fd: int, user: object) -> _File:
+        """Hold what `fd` means now, for a transfer whose task has still to run."""
+        self._engine.hold(fd, user)
+        return self._register(fd)
+
+    def leave(self, fd: int, user: object, file: _File) -> None:
+        """What was begun is over."""
+        self._leave(file, READ, None)
+        self._engine.release(fd, user)
+
+    def _leave(self, file: _File, way: int, turn: _Wait | None) -> None:
+        if turn is not None and file.turns[way] is turn:
+            file.turns[way] = None
+        file.users -= 1
+        if not file.users:
+            self._drop(file)
+        elif self._by_dup.get(file.fd) is file:
+            self._arm(file)
+
+    async def fenced(self, fd: int) -> None:
         """What is asked while the fd is being closed comes after the close."""
         engine = self._engine
+        await engine.loop.checkpoint()
         while fd in engine.closing:
             wait = _Wait()
             engine.after_close(fd, partial(self._finish, wait))
             await engine.loop.park(wait, _leave)
             engine.check()
 
-    async def _wait(self, file: _File, way: int) -> None:
+    async def _wait(self, file: _File, way: int, again: _Wait | None) -> _Wait:
+        """Stand in line and return with the turn. Who had it and found nothing (`again`) stands at the head."""
         wait, line = _Wait(), file.lines[way]
-        line.append(wait)
+        if again is None:
+            line.append(wait)
+        else:
+            line.appendleft(wait)
+            file.turns[way] = None
 
         def leave(_: _Wait) -> bool:
-            with suppress(ValueError):
-                line.remove(wait)
+            if file.turns[way] is wait:
+                file.turns[way] = None  # the readiness passes on to the next
+            else:
+                with suppress(ValueError):
+                    line.remove(wait)
+            if self._by_dup.get(file.fd) is file:
+                self._arm(file)
             return True
 
+        try:
+            self._arm(file)
+        except BaseException:
+            line.remove(wait)
+            raise
         await self._engine.loop.park(wait, leave)
         if wait.error is not None:
             raise wait.error
+        return wait
 
     def _register(self, fd: int) -> _File:
         """The file of `fd`, with one user more: shared by all who wait for the same fd."""
         st = os.fstat(fd)
         identity = (st.st_dev, st.st_ino)
         file = self._files.get(fd)
-        if file is None or file.identity != identity:
+        # Anonymous inodes (eventfds and their kin) all have the same number: nothing tells whether it is still that one.
+        if file is None or file.identity != identity or not stat.S_IFMT(st.st_mode):
             file = _File(fd, os.dup(fd), identity)
             self._files[fd] = self._by_dup[file.fd] = file
         file.users += 1
         return file
 
-    def _watch(self, file: _File, way: int) -> None:
-        if self._epoll is None:
-            if _EPOLL is None:  # pragma: no cover - not Linux
-                raise OSError(
-                    errno.ENOSYS, "waiting for what cannot seek needs epoll; use the event loop's own streams"
-                )
-            epoll = _EPOLL()
-            try:
-                self._engine.loop.watch(epoll.fileno(), self._on_ready)
-            except BaseException:
-                epoll.close()
-                raise
-            self._epoll = epoll
-            self._engine.watched.append(epoll.fileno())
-        mask = file.mask() | (select.EPOLLIN if way == READ else select.EPOLLOUT)
+    def _arm(self, file: _File) -> None:
+        """Have epoll watch for what is waited for, and for nothing else: level-triggered, it would ring every turn."""
+        mask = file.mask()
+        if mask == file.armed:
+            return
+        epoll = self._epoll or self._make_epoll()
+        if not mask:
+            epoll.unregister(file.fd)
+        elif file.armed:
+            epoll.modify(file.fd, mask)
+        else:
+            epoll.register(file.fd, mask)
+        file.armed = mask
+
+    def _make_epoll(self) -> Any:
+        if _EPOLL is None:  # pragma: no cover - not Linux
+            raise OSError(errno.ENOSYS, "waiting for what cannot seek needs epoll; use the event loop's own streams")
+        epoll = _EPOLL()
         try:
-            self._epoll.modify(file.fd, mask)
-        except FileNotFoundError:
-            self._epoll.register(file.fd, mask)
+            self._engine.loop.watch(epoll.fileno(), self._on_ready)
+        except BaseException:
+            epoll.close()
+            raise
+        self._epoll = epoll
+        self._engine.watched.append(epoll.fileno())
+        return epoll
 
     def _on_ready(self) -> None:
         if self._engine.ended or self._epoll is None:
@@ -204,17 +281,12 @@ class Readiness:
                 continue
             broken = events & (select.EPOLLHUP | select.EPOLLERR)
             for way, bits in ((READ, select.EPOLLIN), (WRITE, select.EPOLLOUT)):
-                # One a turn, in order: who is woken takes what is there, and the rest are asked about again.
-                if events & bits or broken:
-                    line = file.lines[way]
-                    if line:
-                        self._finish(line.popleft())
-            mask = file.mask()
-            if mask:
-                self._epoll.modify(fd, mask)
-            else:
-                # Not watched while those that were woken look: level-triggered, it would ring every turn.
-                self._epoll.unregister(fd)
+                # One at a time, in order: who is woken takes what is there, and then the next is asked about.
+                line = file.lines[way]
+                if (events & bits or broken) and line and file.turns[way] is None:
+                    file.turns[way] = line[0]
+                    self._finish(line.popleft())
+            self._arm(file)
 
     def _finish(self, wait: _Wait) -> None:
         wait.over = True
@@ -222,13 +294,13 @@ class Readiness:
             self._engine.loop.wake(wait.waiter)
 
     def _drop(self, file: _File) -> None:
-        """Close the dup when nobody waits for the file any more."""
-        if file.users or file.fd not in self._by_dup:
-            return
+        """Close the dup: nobody waits for the file any more."""
+        if self._by_dup.get(file.fd) is not file:
+            return  # the ring is gone, and the fd with it
         del self._by_dup[file.fd]
         if self._files.get(file.asked) is file:
             del self._files[file.asked]
-        if self._epoll is not None:
+        if file.armed and self._epoll is not None:
             with suppress(OSError, ValueError):
                 self._epoll.unregister(file.fd)
         os.close(file.fd)
@@ -247,6 +319,7 @@ class Readiness:
                 wait = line.popleft()
                 wait.error = make()
                 self._finish(wait)
+        self._arm(file)
 
     def _shut(self) -> None:
         for file in list(self._by_dup.values()):
@@ -306,7 +379,7 @@ def is_fifo(fd: int) -> bool:
     return stat.S_ISFIFO(os.fstat(fd).st_mode)
 
 
-def _without_waiting(fd: int, way: int, attempt: Callable[[int, int], int]) -> int:
+def _without_waiting(fd: int, way: int, attempt: Attempt) -> int:
     """One transfer that cannot wait, or BlockingIOError."""
     if _NOWAIT:
         try:
@@ -318,9 +391,11 @@ def _without_waiting(fd: int, way: int, attempt: Callable[[int, int], int]) -> i
     poll.register(fd, select.POLLIN if way == READ else select.POLLOUT)
     if not poll.poll(0):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    if not os.get_blocking(fd):
+        return attempt(fd, 0)
     twin = _twin(fd, way)
     if twin is None:
-        return attempt(fd, 0)
+        return attempt(fd, None if os.isatty(fd) else 0)
     try:
         return attempt(twin, 0)
     finally:

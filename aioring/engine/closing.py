@@ -251,7 +251,7 @@ class _NoLoop:
     async def park(self, thing: Any, on_cancel: Callable[[Any], bool]) -> None:
         return None
 
-    def spawn(self, body: Any) -> Callable[[], Any]:
+    def spawn(self, body: Any, over: Any) -> Callable[[], Any]:
         return lambda: None
 
     async def checkpoint(self) -> None:

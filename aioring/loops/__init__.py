@@ -16,6 +16,9 @@ from ..errors import WrongLoopError
 __all__ = ["Loop", "Waitable", "current"]
 
 
+Over = Callable[[Any, "BaseException | None"], Any]
+
+
 class Waitable(Protocol):
     """What can be waited for: a handle, or anything else with a `waiter` and a way to tell that it is done."""
 
@@ -67,8 +70,11 @@ class Loop(Protocol):
         """
         ...
 
-    def spawn(self, body: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Any]:
-        """Run `body()` in the background; it must not raise. What is returned cancels it."""
+    def spawn(self, body: Callable[[], Coroutine[Any, Any, Any]], over: Over) -> Callable[[], Any]:
+        """Run `body()` in the background, then `over(value, error)`, once; cancelled: `over(None, None)`.
+
+        What is returned cancels it.
+        """
         ...
 
     async def checkpoint(self) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from types import MethodType
 from typing import Any, cast
 
-from . import Waitable
+from . import Over, Waitable
 
 __all__ = ["AsyncioLoop"]
 
@@ -29,7 +29,7 @@ class AsyncioLoop:
         self.call_soon = loop.call_soon
         self._create_future = loop.create_future
         self._hooked: weakref.WeakMethod[Any] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def running_here(self) -> bool:
         return _get_running_loop() is self._loop
@@ -59,6 +59,7 @@ class AsyncioLoop:
                 await waiter
             except CancelledError as error:
                 if on_cancel(thing):
+                    cancelled = None  # an exception must not hold the frame that holds it
                     raise
                 cancelled = error
             except BaseException:
@@ -71,10 +72,20 @@ class AsyncioLoop:
             finally:
                 cancelled = None  # an exception must not hold the frame that holds it
 
-    def spawn(self, body: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Any]:
+    def spawn(self, body: Callable[[], Coroutine[Any, Any, Any]], over: Over) -> Callable[[], Any]:
         task = self._loop.create_task(body())
         self._tasks.add(task)  # the loop itself holds tasks weakly
-        task.add_done_callback(self._tasks.discard)
+
+        def done(task: asyncio.Task[Any]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # perhaps before its first step
+                over(None, None)
+            elif task.exception() is not None:
+                over(None, task.exception())
+            else:
+                over(task.result(), None)
+
+        task.add_done_callback(done)
         return task.cancel
 
     async def checkpoint(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import trio
 
-from . import Waitable
+from . import Over, Waitable
 
 __all__ = ["TrioLoop"]
 
@@ -176,12 +176,20 @@ class TrioLoop:
         if cancelled:
             await trio.lowlevel.checkpoint_if_cancelled()
 
-    def spawn(self, body: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], Any]:
+    def spawn(self, body: Callable[[], Coroutine[Any, Any, Any]], over: Over) -> Callable[[], Any]:
         scope = trio.CancelScope()
 
         async def run() -> None:
             with scope:
-                await body()
+                try:
+                    value = await body()
+                except trio.Cancelled:
+                    over(None, None)
+                    raise
+                except BaseException as error:
+                    over(None, error)  # in a system task it would end the run
+                else:
+                    over(value, None)
 
         trio.lowlevel.spawn_system_task(run, name="aioring operation")
         return scope.cancel

@@ -25,6 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import MutableMapping
+from contextlib import suppress
 
 from ..errors import os_error
 from ..handle import STAGED, SUBMITTED, Handle
@@ -107,6 +108,8 @@ class Worker:
     def cancel(self, handle: Handle) -> None:
         """Wins only if no worker has claimed it."""
         if self._pending.pop(handle, handle) is None:
+            with suppress(ValueError, RuntimeError, IndexError):  # workers take from it meanwhile
+                self._queue.remove(handle)  # it would hold its buffer until a worker comes by
             self._completed.append((handle.token, -errno.ECANCELED))
             self._ring()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import stat
 from asyncio.events import _get_running_loop  # C, no exception where none runs
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,7 +19,7 @@ from ..engine import Engine
 from ..errors import os_error
 from ..handle import COMPLETE, Handle
 from ..operations import READ, is_direct, rest_of
-from ..readiness import READ as TO_READ, WRITE as TO_WRITE, Readiness
+from ..readiness import READ as TO_READ, WRITE as TO_WRITE, Attempt, Readiness
 from . import define
 from .lifetime import Lifetime
 from .page_cache import SMALL, PageCache
@@ -209,13 +211,13 @@ class Data(Lifetime):
         Arguments, errors and cancelling as `read`; bad arguments are raised here, an `OSError` at the `await`. One that
         fails and is never awaited is logged on the logger `aioring`.
         """
-        return self._begin(fd, offset, lambda at: define.read(fd, at, n), lambda: self._read(fd, offset, n))
+        return self._begin(fd, offset, lambda at: define.read(fd, at, n))
 
     def start_write(self, fd: int, offset: int, data: Any) -> Pending[int]:
         """A `write` that is staged now: an awaitable for the number of bytes. As `start_read`."""
-        return self._begin(fd, offset, lambda at: define.write(fd, at, data), lambda: self.write(fd, offset, data))
+        return self._begin(fd, offset, lambda at: define.write(fd, at, data))
 
-    def _begin(self, fd: Any, offset: int, make: Callable[[int], Handle], coroutine: Callable[[], Any]) -> Pending[Any]:
+    def _begin(self, fd: Any, offset: int, make: Callable[[int], Handle]) -> Pending[Any]:
         engine = self._engine
         try:
             waits = self._waits(fd, offset)
@@ -233,17 +235,37 @@ class Data(Lifetime):
                 engine.forsake(handle)
                 raise
 
-        async def background() -> None:
-            # What cannot seek is waited for by a task of its own: there is nothing that could be staged.
-            try:
-                handle.value = await coroutine()
-            except BaseException as error:
-                handle.exception = error
+        # What cannot seek is waited for by a task of its own: there is nothing that could be staged. What the fd means is
+        # held from now on.
+        user = object()
+        try:
+            file = self._unseekable.begin(handle.fd, user)
+        except OSError as error:
+            handle.exception, handle.res, handle.state = error, -(error.errno or errno.EIO), COMPLETE
+            return Pending(self, engine, handle)
+
+        begun = False
+
+        async def background() -> Any:
+            nonlocal begun
+            begun = True
+            if handle.operation is READ:
+                memory = bytearray(min(handle.length, _MOST))
+                got = await self._unseekable.transfer(handle.fd, TO_READ, _reader((memory,)), user, file)
+                return bytes(memory[:got])
+            assert handle.view is not None
+            return await self._write_all(handle.fd, [lent_bytes(handle.view)], user, file)
+
+        def over(value: Any, error: BaseException | None) -> None:
+            if not begun:
+                self._unseekable.leave(handle.fd, user, file)
+            handle.value, handle.exception = value, error
+            handle.res = 0 if value is not None else -errno.ECANCELED
             handle.operation = _BACKGROUND
             handle.state = COMPLETE
             engine.finish(handle)
 
-        stop = engine.loop.spawn(background)
+        stop = engine.loop.spawn(background, over)
 
         def cancel(_: Handle) -> bool:
             stop()
@@ -268,6 +290,8 @@ class Data(Lifetime):
             fd = define.descriptor(fd)
         try:
             os.lseek(fd, 0, os.SEEK_CUR)
+            # An eventfd and its kin take an lseek and stay where they are: anonymous inodes, files of no type.
+            return offset == -1 and not stat.S_IFMT(os.fstat(fd).st_mode)
         except OSError as error:
             if error.errno == errno.ESPIPE:
                 if offset == -1:
@@ -279,33 +303,52 @@ class Data(Lifetime):
             raise os_error(
                 error.errno or errno.EBADF, note=f"aioring: transfer at offset {offset} of fd {fd}"
             ) from None
-        return False
 
-    async def _write_all(self, fd: int, views: list[memoryview]) -> int:
-        total, done = sum(view.nbytes for view in views), 0
-        while True:
-            done += await self._unseekable.transfer(fd, TO_WRITE, _writer(rest_of(views, done, _MOST)))
-            if done >= total:
-                return done
+    async def _write_all(self, fd: int, views: list[memoryview], user: object = None, file: Any = None) -> int:
+        """Transfer after transfer, on what the fd meant when this was asked, and holding it all the while."""
+        ready, closing = self._unseekable, self._engine.closing
+        if user is None:
+            await ready.fenced(fd)
+            user = object()
+            file = ready.begin(fd, user)
+        try:
+            total, done = sum(view.nbytes for view in views), 0
+            while True:
+                attempt = _writer(rest_of(views, done, _MOST))
+                done += await ready.transfer(fd, TO_WRITE, attempt, object(), file.shared())
+                if done >= total:
+                    return done
+                if fd in closing:
+                    raise os_error(errno.ECANCELED, note=f"aioring: fd {fd} was closed with {done} of {total} written")
+        finally:
+            ready.leave(fd, user, file)
 
 
-def _reader(buffers: Iterable[Any]) -> Callable[[int, int], int]:
+def _reader(buffers: Iterable[Any]) -> Attempt:
     lent = list(buffers)
 
-    def attempt(fd: int, flags: int) -> int:
+    def attempt(fd: int, flags: int | None) -> int:
         return os.preadv(fd, lent, -1, flags) if flags else os.readv(fd, lent)
 
     return attempt
 
 
-def _writer(buffers: list[memoryview]) -> Callable[[int, int], int]:
-    def attempt(fd: int, flags: int) -> int:
+def _writer(buffers: list[memoryview]) -> Attempt:
+    def attempt(fd: int, flags: int | None) -> int:
         if flags:
             return os.pwritev(fd, buffers, -1, flags)
-        # Refuses RWF_NOWAIT: no more than what a reported room surely holds.
-        return os.write(fd, buffers[0][:4096]) if buffers else os.writev(fd, buffers)
+        return _write_by_bytes(fd, buffers[0]) if flags is None and buffers else os.writev(fd, buffers)
 
     return attempt
+
+
+def _write_by_bytes(fd: int, view: memoryview) -> int:
+    """Poll has promised room for one byte; ask it before each one more."""
+    poll, done = select.poll(), 0
+    poll.register(fd, select.POLLOUT)
+    while done < min(len(view), 256) and (not done or poll.poll(0)):
+        done += os.write(fd, view[done : done + 1])
+    return done
 
 
 _BACKGROUND = READ._replace(name="transfer", result=lambda handle, _: handle.value)
