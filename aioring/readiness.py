@@ -10,8 +10,8 @@ Some facts about readiness
   that others close, or give to another file, meanwhile still reads what was asked for, as a blocked read(2) would.
 * RWF_NOWAIT makes the transfer one that cannot wait; pipes and sockets take it. Named FIFOs and ttys refuse it
   (EOPNOTSUPP): they are opened once more through /proc/self/fd with O_NONBLOCK, for the length of one transfer. A pty
-  master cannot be (that would make a new pty): it is read plainly after a poll, and written a byte at a time, which is
-  all the room that a poll promises there.
+  master cannot be (that would make a new pty), nor can an eventfd: they are made non-blocking for the length of one
+  transfer. Poll alone will not do: it reports a tty writable in which not one byte has room.
 * There is no event for "a FIFO has got a peer": a reader that blocks in open(2) shows nothing that epoll or inotify
   could see. Opening a FIFO is therefore tried without blocking, again and again, every 20 ms at most. tee(2) tells
   whether a FIFO has a writer, without taking what that writer wrote.
@@ -38,9 +38,7 @@ from .loops import Loop
 __all__ = ["Readiness"]
 
 READ, WRITE = 0, 1
-# One transfer on an fd: with RWF_NOWAIT, plainly where the fd is non-blocking (0), or so little that it surely does not
-# wait after a poll (None).
-Attempt = Callable[[int, int | None], int]
+Attempt = Callable[[int, int], int]  # one transfer on an fd: with RWF_NOWAIT, or plainly (0) where it is non-blocking
 _EPOLL = getattr(select, "epoll", None)
 _MOST = 1 << 20  # bytes in one transfer: more than any pipe holds
 _TIOCGPTN = 0x80045430  # asm-generic/ioctls.h: succeeds on a pty master only
@@ -394,12 +392,16 @@ def _without_waiting(fd: int, way: int, attempt: Attempt) -> int:
     if not os.get_blocking(fd):
         return attempt(fd, 0)
     twin = _twin(fd, way)
-    if twin is None:
-        return attempt(fd, None if os.isatty(fd) else 0)
+    if twin is not None:
+        try:
+            return attempt(twin, 0)
+        finally:
+            os.close(twin)
+    os.set_blocking(fd, False)
     try:
-        return attempt(twin, 0)
+        return attempt(fd, 0)
     finally:
-        os.close(twin)
+        os.set_blocking(fd, True)
 
 
 def _twin(fd: int, way: int) -> int | None:

@@ -99,8 +99,10 @@ class Budget:
             self._schedule()  # struck by KeyboardInterrupt: the next tick goes on
             raise
         self.left = left
-        if left < SIZE:
+        if parked:
             self._schedule()
+        # Else the next who spends or parks schedules it, a tick later than this would: so who parks again is seen waiting
+        # by what else runs in between. (anyio's cancel scopes pass over tasks whose future is done already.)
 
     def _wake(self, turn: _Turn) -> None:
         turn.come = True  # and woken again, if struck before it was woken: it stays first in the line until then

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import stat
 from asyncio.events import _get_running_loop  # C, no exception where none runs
 from collections.abc import Callable, Iterable
@@ -327,28 +326,17 @@ class Data(Lifetime):
 def _reader(buffers: Iterable[Any]) -> Attempt:
     lent = list(buffers)
 
-    def attempt(fd: int, flags: int | None) -> int:
+    def attempt(fd: int, flags: int) -> int:
         return os.preadv(fd, lent, -1, flags) if flags else os.readv(fd, lent)
 
     return attempt
 
 
 def _writer(buffers: list[memoryview]) -> Attempt:
-    def attempt(fd: int, flags: int | None) -> int:
-        if flags:
-            return os.pwritev(fd, buffers, -1, flags)
-        return _write_by_bytes(fd, buffers[0]) if flags is None and buffers else os.writev(fd, buffers)
+    def attempt(fd: int, flags: int) -> int:
+        return os.pwritev(fd, buffers, -1, flags) if flags else os.writev(fd, buffers)
 
     return attempt
-
-
-def _write_by_bytes(fd: int, view: memoryview) -> int:
-    """Poll has promised room for one byte; ask it before each one more."""
-    poll, done = select.poll(), 0
-    poll.register(fd, select.POLLOUT)
-    while done < min(len(view), 256) and (not done or poll.poll(0)):
-        done += os.write(fd, view[done : done + 1])
-    return done
 
 
 _BACKGROUND = READ._replace(name="transfer", result=lambda handle, _: handle.value)

@@ -114,3 +114,24 @@ async def test_a_ticker_runs_between_page_cache_hits(anyio_backend: Any, fd: int
                 assert await ring.read(fd, 0, 4) == os.pread(fd, 4, 0)
             group.cancel_scope.cancel()
         assert ticks >= 10
+
+
+async def test_tasks_that_only_hit_the_page_cache_are_cancelled_by_a_scope(anyio_backend: Any, fd: int) -> None:
+    """anyio passes over a task whose future is done: who parks again and again must be seen waiting in between."""
+    hits = 0
+
+    async def hit_for_ever() -> None:
+        nonlocal hits
+        while True:
+            await ring.read(fd, 0, 4)
+            hits += 1
+
+    async with aioring.Ring(method="worker") as ring:
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(hit_for_ever)
+            while hits < 1000:
+                await anyio.lowlevel.checkpoint()
+            before = hits
+            group.cancel_scope.cancel()
+        assert hits - before < 1000

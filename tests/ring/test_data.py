@@ -47,7 +47,9 @@ async def test_readv_and_writev_go_through_the_buffers_in_turn(ring: aioring.Rin
     assert os.pread(fd, 9, 50) == b"abcdefghi"
 
 
-@pytest.mark.parametrize("data", [b"", b"z", b"hello" * 40_000, bytearray(b"ab" * 5000), memoryview(b"0123456789")[2:7]])
+@pytest.mark.parametrize(
+    "data", [b"", b"z", b"hello" * 40_000, bytearray(b"ab" * 5000), memoryview(b"0123456789")[2:7]]
+)
 async def test_a_write_writes_all_of_it(ring: aioring.Ring, fd: int, data: bytes) -> None:
     assert await ring.write(fd, 123, data) == len(data)
     assert os.pread(fd, len(data) or 1, 123)[: len(data)] == bytes(data)
