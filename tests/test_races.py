@@ -571,7 +571,7 @@ def test_a_loop_that_will_not_watch_a_doorbell_costs_no_fd() -> None:
         def refuse(*_: Any) -> None:
             raise OSError(errno.ENOSPC, "no more watches")
 
-        loop.add_reader = refuse  # type: ignore[method-assign]  # type: ignore[assignment]
+        loop.add_reader = refuse  # type: ignore[method-assign, assignment]
         ring = aioring.Ring(method="sync")
         with pytest.raises(OSError, match="no more watches"):
             await ring.start()

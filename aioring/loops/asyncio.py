@@ -98,7 +98,7 @@ class AsyncioLoop:
 
     def done(self) -> None:
         hook = self._loop.__dict__.get("close")
-        if isinstance(hook, _CloseHook) and self._hooked in hook.callbacks:
+        if isinstance(hook, _CloseHook) and self._hooked is not None and self._hooked in hook.callbacks:
             hook.callbacks.remove(self._hooked)
             if not hook.callbacks:
                 del self._loop.__dict__["close"]
