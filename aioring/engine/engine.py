@@ -28,36 +28,25 @@ from ..methods.worker import LAUNCH_INTERVAL, Worker
 from ..operations import CLOSE, RUN, is_direct
 from .budget import Budget
 from .chains import Chain
+from .fences import Fences
 
-__all__ = ["Engine", "Fence"]
+__all__ = ["Engine"]
 
 logger = logging.getLogger("aioring")
 _TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked instead
 
 
-class Fence:
-    """An fd that is being closed by `owner`, which `waits` for those that use it; `after` is asked when it is through."""
-
-    __slots__ = ("after", "lifted", "owner", "then", "waits")
-
-    def __init__(self, owner: Handle | Chain) -> None:
-        self.owner = owner
-        self.lifted = False
-        self.waits = False
-        self.after: deque[Handle | Chain] = deque()
-        self.then: list[Callable[[], Any]] = []
-
-
-class Engine:
+class Engine(Fences):
     """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival."""
 
     def __init__(self, loop: Loop, method: Method, workers: Worker, depth: int) -> None:
+        super().__init__()
         self.loop = loop
         self.method = method
         self.workers = workers
         self.depth = depth
         self.open = True  # takes new I/O
-        self.ended = ""  # why not, once it does not
+        self.ended = ""  # "closed" or "forked", once it is
         self.doorbell = Doorbell()
         self.budget = Budget(loop)
         self.live: dict[int, Handle] = {}
@@ -65,14 +54,11 @@ class Engine:
         self.staged: deque[Handle] = deque()  # for the method
         self.for_workers: deque[Handle] = deque()
         self.backlog: deque[Handle | Chain] = deque()
-        self.users: dict[int, set[object]] = {}  # fd: who was asked to use it and has not done
-        self.closing: dict[int, Fence] = {}
         self.runs = 0  # `ring.run` jobs in flight: they take no slot
         self.drains: list[Any] = []  # who waits until nothing is in flight any more
         self.watched: list[int] = []  # fds that the loop watches for us
         self.at_shut: list[Callable[[], Any]] = []  # the ring takes no more
         self.at_end: list[Callable[[], Any]] = []  # it is gone: close what is yours
-        self.on_fence: Callable[[int], Any] | None = None  # an fd is to be closed: who only waits for it must go
         self.thread = threading.get_ident()
         self.tending: Callable[[], Any] | None = None
         self._note: Callable[[Handle], Any] | None = getattr(method, "staged", None)  # methods that keep a trace
@@ -106,86 +92,6 @@ class Engine:
         """io_uring walks past Python's audit hooks; the blocking equivalents in `os` raise their own."""
         if handle.audit is not None and self.method.by_opcode and self.method.takes(handle):
             sys.audit(*handle.audit)
-
-    def ask(self, handle: Handle) -> None:
-        """Take a handle that is DEFINED. It is staged now, or when a slot is free and its fd is not being closed."""
-        if self.closing and (fence := self._fence_before(handle)) is not None:
-            fence.after.append(handle)  # asked later, runs later
-        elif handle.operation is CLOSE:
-            self._fence([handle.fd], handle)
-        else:
-            self._hold_for(handle)
-            self._enqueue(handle)
-
-    def ask_chain(self, chain: Chain) -> None:
-        """Take a chain. One that closes fds waits as a close does.
-
-        It uses its fds from now on, so that of two chains that close each other's fds only the later one waits.
-        """
-        for link in chain.links:
-            if self.closing and (fence := self._fence_before(link)) is not None:
-                fence.after.append(chain)
-                return
-        for link in chain.links:
-            if link.operation is not CLOSE:
-                self._hold_for(link)
-        self._fence(chain.closes(), chain)
-
-    def _fence_before(self, handle: Handle) -> Fence | None:
-        for fd in (handle.fd, handle.fd2):
-            fence = self.closing.get(fd)
-            # Who used the fd before the close was asked (a read that was parked) is older than the fence.
-            if fence is not None and not fence.lifted and handle not in self.users.get(fd, ()):
-                return fence
-        return None
-
-    def _fence(self, fds: list[int], owner: Handle | Chain) -> None:
-        """Begin to close `fds`. The owner goes on at once, or when all who were asked before have done."""
-        for fd in fds:
-            fence = self.closing[fd] = Fence(owner)
-            if self.on_fence is not None:
-                self.on_fence(fd)
-            fence.waits = True
-        self._go_if_free(owner, fds)
-
-    def _go_if_free(self, owner: Handle | Chain, fds: list[int]) -> None:
-        mine = set(owner.links) if isinstance(owner, Chain) else set()
-        if any(self.users.get(fd, mine) - mine for fd in fds):
-            return
-        self._enqueue(
-            owner
-        )  # first: struck after it, the owner stands in the line twice, and the second time is nothing
-        for fd in fds:
-            self.closing[fd].waits = False
-
-    def _hold_for(self, handle: Handle) -> None:
-        if handle.fd >= 0:
-            self.hold(handle.fd, handle)
-        if handle.fd2 >= 0:
-            self.hold(handle.fd2, handle)
-
-    def after_close(self, fd: int, callback: Callable[[], Any]) -> None:
-        """Call back when the close of `fd` that is under way is through."""
-        self.closing[fd].then.append(callback)
-
-    def hold(self, fd: int, user: object) -> None:
-        """`user` (a handle, or whatever will have one) uses `fd`: a close of it waits. Twice is once."""
-        users = self.users.get(fd)
-        if users is None:
-            self.users[fd] = {user}
-        else:
-            users.add(user)
-
-    def release(self, fd: int, user: object) -> None:
-        users = self.users.get(fd)
-        if users is not None:
-            users.discard(user)
-            if not users:
-                del self.users[fd]
-        fence = self.closing.get(fd) if self.closing else None
-        if fence is not None and fence.waits and not self.ended:
-            owner = fence.owner
-            self._go_if_free(owner, owner.closes() if isinstance(owner, Chain) else [fd])
 
     def _used(self) -> int:
         return len(self.live) + len(self.staged) + len(self.for_workers) - self.runs
@@ -414,22 +320,6 @@ class Engine:
             handle.on_done(handle)
         if handle.chain is None:  # a link stays until its chain has been told
             self.live.pop(handle.token, None)  # last: struck before, all this is done again
-
-    def _closed_fd(self, handle: Handle) -> None:
-        """A close is through, or failed: what was asked after it goes on, with whatever that number means now."""
-        fence = self.closing.get(handle.fd)
-        if fence is None or (fence.owner is not handle and fence.owner is not handle.chain):
-            return  # a close that never got as far as to stand in front of others
-        fence.lifted = True
-        for callback in fence.then:
-            callback()
-        while fence.after:
-            what = fence.after[0]
-            if not what.finished():
-                self.ask_chain(what) if isinstance(what, Chain) else self.ask(what)
-            fence.after.popleft()
-        if self.closing.get(handle.fd) is fence:  # else one of those closes the number again
-            del self.closing[handle.fd]
 
     def _admit_waiting(self) -> None:
         backlog = self.backlog
