@@ -24,10 +24,10 @@ from anyio.lowlevel import checkpoint
 
 import aioring
 from tests.conftest import close_quietly, pattern
+from tests.harness import SOON, Outcome, begin, ticks
 
 pytestmark = pytest.mark.timeout(10)
 
-SOON = 3.0  # seconds: what takes longer hangs
 METHODS = ("io_uring", "worker", "sync")
 
 
@@ -38,40 +38,6 @@ METHODS = ("io_uring", "worker", "sync")
 )
 def combination(request: pytest.FixtureRequest) -> tuple[str, bool]:
     return request.param  # type: ignore[no-any-return]
-
-
-class Outcome:
-    """What became of one call that runs in a task group."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.scope = anyio.CancelScope()
-        self.over = anyio.Event()
-
-    @property
-    def done(self) -> bool:
-        return self.over.is_set()
-
-    async def run(self, func: Callable[..., Any], *args: Any) -> None:
-        try:
-            with self.scope:
-                self.value = await func(*args)
-        except Exception as error:
-            self.error = error
-        finally:
-            self.over.set()
-
-
-def begin(group: Any, func: Callable[..., Any], *args: Any) -> Outcome:
-    outcome = Outcome()
-    group.start_soon(outcome.run, func, *args)
-    return outcome
-
-
-async def ticks(n: int) -> None:
-    for _ in range(n):
-        await checkpoint()
 
 
 def rest(fd: int, n: int = 1 << 20) -> bytes:

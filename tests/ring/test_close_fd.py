@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,86 +15,11 @@ from anyio.lowlevel import checkpoint
 import aioring
 from aioring.testing import Scripted
 from tests.conftest import close_quietly, pattern
+from tests.harness import SOON, Held, all_over, begin, ticks
 
 pytestmark = pytest.mark.timeout(10)
 
-SOON = 3.0  # seconds: what takes longer hangs
 WHOLE = pattern(100_000)
-
-
-class Held(Scripted):
-    """Scripted, but nothing completes while it is held: what was submitted stays in flight.
-
-    It lets go by itself after a while: a test that fails must end.
-    """
-
-    def __init__(self, seed: int, **options: Any) -> None:
-        super().__init__(seed, **options)
-        self.held = True
-        self._limit = threading.Timer(SOON + 1, self.let_go)
-        self._limit.daemon = True
-
-    def submit(self, staged: Any) -> None:
-        if staged and self.held and self._limit.ident is None:
-            self._limit.start()
-        super().submit(staged)
-
-    def poll(self) -> None:
-        if not self.held:
-            super().poll()
-
-    def close(self) -> None:
-        self._limit.cancel()
-
-    def let_go(self) -> None:
-        self._limit.cancel()
-        self.held = False
-        self._doorbell.ring()
-
-
-class Outcome:
-    """What became of one call that runs in a task group."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.scope = anyio.CancelScope()
-        self.over = anyio.Event()
-
-    @property
-    def done(self) -> bool:
-        return self.over.is_set()
-
-    @property
-    def errno(self) -> int | None:
-        assert self.done, "not even over"
-        return getattr(self.error, "errno", None)
-
-    async def run(self, func: Callable[..., Any], *args: Any) -> None:
-        try:
-            with self.scope:
-                self.value = await func(*args)
-        except Exception as error:
-            self.error = error
-        finally:
-            self.over.set()
-
-
-def begin(group: Any, func: Callable[..., Any], *args: Any) -> Outcome:
-    outcome = Outcome()
-    group.start_soon(outcome.run, func, *args)
-    return outcome
-
-
-async def ticks(n: int) -> None:
-    for _ in range(n):
-        await checkpoint()
-
-
-async def all_over(*outcomes: Outcome) -> None:
-    with anyio.fail_after(SOON):
-        for outcome in outcomes:
-            await outcome.over.wait()
 
 
 async def settled(ring: aioring.Ring) -> None:
