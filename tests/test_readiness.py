@@ -1018,9 +1018,10 @@ async def test_opened_files_block_and_keep_their_flags(ring: aioring.Ring, path:
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 PROGRAM = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 import aioring
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started with it ignored
 kind, method, path = sys.argv[1:]
 
 
