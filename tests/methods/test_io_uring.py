@@ -6,11 +6,13 @@ import asyncio
 import ctypes
 import errno
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 import aioring
 from aioring.kernel import abi
@@ -173,3 +175,22 @@ def test_a_kernel_that_takes_nothing_now_is_asked_again(path: Path, code: int) -
             queues.mapped.submit = submit
 
     asyncio.run(main())
+
+
+def test_under_trio_no_other_loop_and_no_helper_thread_exists(path: Path) -> None:
+    """By `trio.run` itself: anyio's test runner runs trio as a guest of asyncio, with a thread."""
+
+    async def main() -> None:
+        async with aioring.Ring(method="io_uring", page_cache_first=False) as ring:
+            fd = await ring.open(path, os.O_RDWR)
+            assert await ring.read(fd, 10, 5_000) == os.pread(fd, 5_000, 10)
+            assert await ring.write(fd, 0, b"trio") == 4
+            await ring.fsync(fd)
+            assert (await ring.stat(fd)).st_size == 100_000
+            await ring.close(fd)
+            assert set(threading.enumerate()) == before
+            with pytest.raises(RuntimeError, match="no running event loop"):
+                asyncio.get_running_loop()
+
+    before = set(threading.enumerate())
+    trio.run(main)

@@ -43,7 +43,9 @@ async def test_a_read_never_uses_the_loops_default_executor(anyio_backend: str, 
     async with aioring.Ring(method="worker", page_cache_first=False) as ring:
         for i in range(20):
             await ring.read(fd, i, 10)
-        assert {t.name.rstrip("0123456789") for t in set(threading.enumerate()) - before} == {"aioring-worker-"}
+        names = {t.name.rstrip("0123456789") for t in set(threading.enumerate()) - before}
+        # anyio's test runner runs trio as a guest, whose wait for events is a thread of trio's.
+        assert names - ({"Trio thread "} if anyio_backend == "trio" else set()) == {"aioring-worker-"}
 
 
 async def test_hung_calls_hold_up_no_read_while_a_worker_can_be_started(anyio_backend: str, fd: int) -> None:
