@@ -107,9 +107,11 @@ def _read(r: Request, most: int) -> int:
     if r.memory is None and r.length <= abi.MAX_TRANSFER:
         # The blocking call brings its own bytes: mostly one piece, and then no copy.
         data = os.pread(r.fd, r.left(most), r.offset + r.done)
-        if r.pieces is None:
+        if r.pieces is None or not r.done:
             r.pieces = [data]
         else:
+            while sum(map(len, r.pieces)) > r.done:
+                r.pieces.pop()  # carried out before, and its completion was lost to KeyboardInterrupt
             r.pieces.append(data)
         return len(data)
     if r.memory is None:

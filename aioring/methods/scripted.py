@@ -130,6 +130,7 @@ class Scripted:
                 continue
             if res is None:
                 res = self._carry_out(handle)
+                self._due[0] = (when, token, res)  # struck behind this, it is not carried out again
             self.trace.add("completed", handle, res)
             self._completed.append((token, res))
             heapq.heappop(self._due)  # last: KeyboardInterrupt must find it in two places rather than in none
