@@ -123,6 +123,7 @@ class Engine(Fences):
         links = chain.stage_round()
         for link in links:
             self._prepare(link)
+            link.token, link.state = 0, STAGED
         line = self.staged if links[0].served_by == self.method.name else self.for_workers
         # A store, then a call: KeyboardInterrupt cannot come between them.
         chain.staged = True
@@ -138,21 +139,24 @@ class Engine(Fences):
 
     def links(self, handle: Handle) -> bool:
         """Whether the method can be trusted with the handle as a link."""
-        return self.method.links and handle.tries <= _TRIES and self.method.takes(handle)
+        return self.method.links and self._ours(handle)
+
+    def _ours(self, handle: Handle) -> bool:
+        """Whether the method is to carry it out, and not the workers."""
+        return handle.tries <= _TRIES and self.method.takes(handle)
 
     def _prepare(self, handle: Handle) -> None:
-        ours = handle.tries <= _TRIES and self.method.takes(handle)
+        ours = self._ours(handle)
         handle.served_by = self.method.name if ours else self.workers.name
         if self._note is not None:
             self._note(handle)
-        handle.before, handle.token, handle.outcome = handle.done, 0, None
-        handle.state = STAGED
+        handle.before, handle.outcome = handle.done, None
 
     def _stage(self, handle: Handle) -> None:
         self._prepare(handle)
         line = self.staged if handle.served_by == self.method.name else self.for_workers
-        # A store, then a call: KeyboardInterrupt cannot come between them.
-        handle.state = STAGED
+        # Stores, then a call: KeyboardInterrupt cannot come between them.
+        handle.token, handle.state = 0, STAGED
         line.append(handle)
         self._flush_at_the_end_of_the_tick()
 

@@ -72,7 +72,7 @@ class Data(Lifetime):
         if (
             self._budget.left > 0
             and _get_running_loop() is self._loop_here
-            and not self._closing  # an fd that is being closed: what is asked now comes after it
+            and (not self._closing or fd not in self._closing)  # what is asked of a closing fd comes after the close
             and offset.__class__ is int
             and offset >= 0
         ):
