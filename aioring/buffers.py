@@ -15,8 +15,8 @@ __all__ = ["alloc", "lent_bytes", "lent_writable", "new_bytes"]
 
 # CPython keeps a bytes object's data behind its header, followed by one NUL (Objects/bytesobject.c, PyBytesObject). The
 # sum is verified against PyBytes_AsString below; where it does not hold (another interpreter) memory is copied instead.
-_BYTES_DATA = bytes.__basicsize__ - 1
-_LARGE = 64 << 10
+BYTES_DATA = bytes.__basicsize__ - 1
+LARGE = 64 << 10
 
 _from_size: Any = ctypes.pythonapi.PyBytes_FromStringAndSize
 _from_size.argtypes, _from_size.restype = [ctypes.c_char_p, ctypes.c_ssize_t], ctypes.py_object
@@ -25,7 +25,7 @@ _from_size.argtypes, _from_size.restype = [ctypes.c_char_p, ctypes.c_ssize_t], c
 def _verified() -> bool:
     as_string: Any = ctypes.pythonapi.PyBytes_AsString
     as_string.argtypes, as_string.restype = [ctypes.py_object], ctypes.c_void_p
-    return all(as_string(probe) == id(probe) + _BYTES_DATA for probe in (bytes(2), bytes(4096)))
+    return all(as_string(probe) == id(probe) + BYTES_DATA for probe in (bytes(2), bytes(4096)))
 
 
 if not _verified():  # pragma: no cover - CPython only
@@ -40,15 +40,31 @@ def new_bytes(n: int) -> bytes:
     """
     if n < 2:
         n = 2
-    if n < _LARGE:
+    if n < LARGE:
         return bytes(n)
     made: bytes = _from_size(None, n)
     return made
 
 
+_madvise: Any = getattr(ctypes.PyDLL(None), "madvise", None)
+_HUGE_PAGE = 2 << 20
+_MADV_HUGEPAGE = 14  # linux/mman.h, asm-generic: the same on every machine of ours
+
+
+def advise_huge(data: bytes) -> None:
+    """Ask for huge pages under new memory of many megabytes: madvise(2), MADV_HUGEPAGE. Where there are none, nothing.
+
+    Without it 256 MiB are 65,536 page faults, which take longer than the copy.
+    """
+    start = -(-bytes_address(data) // _HUGE_PAGE) * _HUGE_PAGE
+    end = (bytes_address(data) + len(data)) // _HUGE_PAGE * _HUGE_PAGE
+    if _madvise is not None and start < end:
+        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_HUGEPAGE)
+
+
 def bytes_address(data: bytes) -> int:
     """Where the data of a bytes object lies. Valid while the object lives: CPython does not move objects."""
-    return id(data) + _BYTES_DATA
+    return id(data) + BYTES_DATA
 
 
 def bytes_view(data: bytes) -> memoryview:

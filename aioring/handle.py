@@ -34,27 +34,42 @@ STATES = ("defined", "staged", "submitted", "complete")
 class Handle(Request):
     """See the module's facts."""
 
-    state: int = DEFINED
+    __slots__ = (
+        "__weakref__", "chain", "on_done", "orphan", "res", "served_by", "sqe_flags", "state", "together", "token",
+        "waiter",
+    )  # fmt: skip
+
+    state: int
+    token: int  # user_data: never repeats in the life of a ring
+    res: int
+    waiter: Any
+    orphan: bool
+    served_by: str  # the method that it was told to
+    chain: Any  # the chain it is a link of
+    sqe_flags: int  # IOSQE_IO_LINK, where its method links
+    together: int  # how many SQEs, it and those behind it, must go in one submission
+    on_done: Any  # called with the handle instead of waking a waiter
+
     number: int = 0  # in a trace
-    token: int = 0  # user_data: never repeats in the life of a ring
-    res: int = 0
     tries: int = 0  # EINTR and EAGAIN answers so far
-    waiter: Any = None
-    orphan: bool = False
     runs: bool = False  # counted in the engine's `runs`
     audit: tuple[Any, ...] | None = None  # the event and arguments that `os` would raise
     cancelling: bool = False
-    served_by: str = ""  # the method that it was told to
-    chain: Any = None  # the chain it is a link of
     link: int | None = None  # which link of its chain
     shut: bool = False  # a link that was ended by the closing of its ring
-    sqe_flags: int = 0  # IOSQE_IO_LINK, where its method links
     packed: bool = False  # its memory is made
-    together: int = 1  # how many SQEs, it and those behind it, must go in one submission
-    on_done: Any = None  # called with the handle instead of waking a waiter
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, fd: int = -1, offset: int = 0, length: int = 0) -> None:
         self.operation = operation
+        self.fd = fd
+        self.offset = offset
+        self.length = length
+        self.done = self.address = self.state = self.token = self.res = self.sqe_flags = 0
+        self.memory = self.view = self.pieces = self.exception = self.outcome = None
+        self.waiter = self.chain = self.on_done = None
+        self.direct = self.orphan = False
+        self.together = 1
+        self.served_by = ""
 
     def finished(self) -> bool:
         return self.state == COMPLETE

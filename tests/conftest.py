@@ -25,9 +25,10 @@ LOOPS = {
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
-METHODS = ("io_uring", "worker", "sync", "scripted")
-# scripted never asks the page cache: one run of it is enough.
-COMBINATIONS = [(m, c) for m in METHODS for c in (True, False) if not (m == "scripted" and c)]
+METHODS = ("io_uring", "linux_aio", "worker", "sync", "scripted")
+# scripted never asks the page cache: one run of it is enough. What linux_aio does not do by itself is the worker's, whose
+# runs ask it.
+COMBINATIONS = [(m, c) for m in METHODS for c in (True, False) if not (c and m in ("scripted", "linux_aio"))]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -239,7 +239,7 @@ def test_a_child_that_closes_the_inherited_loop_harms_nothing(method: str, path:
     )
 
 
-@pytest.mark.parametrize("method", ["io_uring", "worker"])
+@pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker"])
 @pytest.mark.parametrize("loop", ["uvloop", "trio"])
 def test_forking_under_other_loops(loop: str, method: str, path: Path) -> None:
     parent(
@@ -307,7 +307,7 @@ def test_a_prefork_server_that_used_its_ring_before_forking(closed: bool, method
     )
 
 
-@pytest.mark.parametrize("method", ["io_uring", "worker"])
+@pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker"])
 def test_siblings_never_see_each_others_bytes(method: str, path: Path) -> None:
     parent(
         """

@@ -27,7 +27,7 @@ from tests.conftest import open_fds, pattern
 
 ROOT = Path(aioring.__file__).resolve().parent.parent
 WHOLE = pattern(100_000)
-NATIVE = ("io_uring", "worker", "sync")
+NATIVE = ("io_uring", "linux_aio", "worker", "sync")
 STRICT = ("-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning")
 
 # What every child program begins with.
@@ -442,7 +442,7 @@ def test_the_ring_of_a_loop_ends_with_it_and_leaves_nothing(runner: str, path: P
     go()
     gc.collect()
     before = has()
-    for method in ("io_uring", "worker", "sync"):
+    for method in NATIVE:
         os.environ["AIORING_METHOD"] = method
         for _ in range(2):
             go()
@@ -453,7 +453,7 @@ def test_the_ring_of_a_loop_ends_with_it_and_leaves_nothing(runner: str, path: P
     child(textwrap.dedent(program) % body, path)
 
 
-@pytest.mark.parametrize("method", ["io_uring", "worker"])
+@pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker"])
 def test_rings_in_threads_never_see_each_others_bytes(method: str, tmp_path: Path) -> None:
     child(
         """
@@ -972,7 +972,7 @@ def test_tasks_destroyed_while_pending_do_not_crash(method: str, path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("method", "n"), [("io_uring", 10_000), ("worker", 300), ("sync", 300)])
+@pytest.mark.parametrize(("method", "n"), [("io_uring", 10_000), ("linux_aio", 300), ("worker", 300), ("sync", 300)])
 def test_rings_opened_and_closed_leave_fds_and_maps_constant(method: str, n: int, path: Path) -> None:
     child(
         """
@@ -1009,7 +1009,7 @@ def test_rings_opened_and_closed_leave_fds_and_maps_constant(method: str, n: int
 
 @pytest.mark.slow
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("method", ["io_uring", "worker", "scripted"])
+@pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker", "scripted"])
 def test_keyboard_interrupt_anywhere_inside_loses_nothing(method: str, tmp_path: Path) -> None:
     """Struck thousands of times inside aioring, and resumed: every operation gives what it should or was interrupted.
 
@@ -1136,7 +1136,8 @@ while (strikes < wanted or tasks) and not broken:
         signal.setitimer(signal.ITIMER_REAL, 0)
         timer.cancel()
 signal.signal(signal.SIGALRM, lambda *_: None)
-assert not broken, broken[0]
+if broken:
+    raise broken[0]  # with its traceback
 
 async def drained():
     until = time.monotonic() + 5
@@ -1148,9 +1149,9 @@ async def drained():
     try:
         await asyncio.wait_for(ring.close(fd), 3)
     except TimeoutError:
-        print("a close hangs:", fd, engine.users, engine.closing, flush=True)
+        print("a close hangs:", fd, engine.held, engine.closing, flush=True)
         os._exit(4)
-    assert not engine.users and not engine.closing and not engine.backlog, (engine.users, engine.closing)
+    assert not engine.held and not engine.closing and not engine.backlog, (engine.held, engine.closing)
     await ring.aclose(timeout=5)
 resume(loop.create_task(drained()))
 loop.close()

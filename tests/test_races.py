@@ -44,6 +44,7 @@ class Held:
     links = False
     by_opcode = False
     at_once = False
+    pieces = False
 
     def __init__(self) -> None:
         self.held: dict[int, Handle] = {}
@@ -979,16 +980,23 @@ class Strikes:
 
 
 class Popping(dict[int, Handle]):
-    """`live`, with a signal that is seen right after `pop` returned."""
+    """`live`, with a signal that is seen right after `pop` or `del`."""
 
     strike = False
 
     def pop(self, *args: Any) -> Any:
         got = super().pop(*args)
+        self.struck()
+        return got
+
+    def __delitem__(self, token: int) -> None:
+        super().__delitem__(token)
+        self.struck()
+
+    def struck(self) -> None:
         if self.strike:
             self.strike = False
             raise KeyboardInterrupt
-        return got
 
 
 async def on_a_ring_with_a_striking_table(
@@ -1022,7 +1030,7 @@ async def test_an_interrupt_in_a_completion_still_wakes_its_task(anyio_backend: 
             engine.on_doorbell()
             try:
                 await ends(read, "a read whose completion was interrupted")
-                assert fd not in engine.users
+                assert fd not in engine.held
             finally:
                 group.cancel_scope.cancel()
 
@@ -1111,35 +1119,6 @@ def test_an_interrupt_as_a_call_begins_on_sync_is_no_lost_handle(fd: int, monkey
     asyncio.run(main())
 
 
-def test_a_pushed_handle_that_is_cancelled_before_it_is_noted_as_such_keeps_its_memory(fd: int) -> None:
-    """Struck between the push and the note of it, it says STAGED; but the kernel will have its address."""
-
-    async def main() -> None:
-        ring = aioring.Ring(method="io_uring", page_cache_first=False)
-        await ring.start()
-        engine = engine_of(ring)
-        method: Any = engine.method
-        handle = define.read(fd, 0, 4096)
-        engine.ask(handle)
-        real = method._queues.push
-        method._queues.push = Strikes(real, after=True)
-        with pytest.raises(KeyboardInterrupt):
-            engine.flush()
-        method._queues.push = real
-        assert method._queues.staged() == 1
-        token = handle.token
-        engine.cancel(handle)
-        held = engine.live.get(token) is handle
-        memory = handle.memory  # so that this test itself does no harm
-        engine.flush()
-        await asyncio.sleep(0.01)
-        await ring.aclose(timeout=0.1)
-        assert held, "the SQE points into memory that nothing holds"
-        del memory
-
-    asyncio.run(main())
-
-
 # --- readiness --------------------------------------------------------------------------------------------------------
 
 
@@ -1158,8 +1137,8 @@ async def test_no_fd_for_an_epoll_is_an_error_and_nothing_stays_held(
             with pytest.raises(Exception) as caught:
                 await ring.read(pipe[0], -1, 4)
         left = fds() - before
-        users = dict(engine_of(ring).users)
-        engine_of(ring).users.clear()
+        users = dict(engine_of(ring).held)
+        engine_of(ring).held.clear()
         for fd in left:
             os.close(fd)
         assert isinstance(caught.value, OSError), repr(caught.value)

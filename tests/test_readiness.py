@@ -28,12 +28,19 @@ from tests.harness import SOON, Outcome, begin, ticks
 
 pytestmark = pytest.mark.timeout(10)
 
-METHODS = ("io_uring", "worker", "sync")
+METHODS = ("io_uring", "linux_aio", "worker", "sync")
 
 
 # The page cache has no part in this: one method with it on, all without.
 @pytest.fixture(
-    params=[("io_uring", True), ("io_uring", False), ("worker", False), ("sync", False), ("scripted", False)],
+    params=[
+        ("io_uring", True),
+        ("io_uring", False),
+        ("linux_aio", False),
+        ("worker", False),
+        ("sync", False),
+        ("scripted", False),
+    ],  # fmt: skip
     ids=lambda one: f"{one[0]}-{'cached' if one[1] else 'uncached'}",
 )
 def combination(request: pytest.FixtureRequest) -> tuple[str, bool]:

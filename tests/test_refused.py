@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,14 @@ async def script(ring):
     await do(ring.write(fd, 0, b"hello " * 20_000))
     await do(ring.writev(fd, 3, [b"ab", b"cd"]))
     await do(ring.fsync(fd))
+    direct = await ring.open(path, os.O_RDWR | os.O_DIRECT)
+    block = aioring.alloc(4096)
+    await do(ring.readinto(direct, 4096, block))
+    said.append(bytes(block))
+    await do(ring.write(direct, 8192, block))
+    await do(ring.read(direct, 8192, 8192))
+    await do(ring.readinto(direct, 1, block))
+    await ring.close(direct)
     await do(ring.read(fd, 0, 20))
     await do(ring.read(fd, 100, 200_000))
     buffer = bytearray(100)
@@ -102,7 +111,7 @@ REFUSED = """
 
     async def main():
         async with Ring(method="auto") as ring:
-            assert ring.method == "worker"
+            assert ring.method == "linux_aio"
             assert name in ring.fallback_reason, ring.fallback_reason
             assert ("io_uring_setup", "io_uring_enter", "io_uring_register")[number - 425] in ring.fallback_reason or (
                 "a read on the ring" in ring.fallback_reason), ring.fallback_reason
@@ -116,7 +125,7 @@ REFUSED = """
         else:
             raise AssertionError("it was not refused")
         got = get_ring()
-        assert got.method == "worker" and name in got.fallback_reason
+        assert got.method == "linux_aio" and name in got.fallback_reason
         assert await script(got) == expected
     asyncio.run(main())
     gone(before)
@@ -138,6 +147,48 @@ def test_a_set_up_that_is_good_for_nothing_falls_back_too(
     child(REFUSED, tmp_path, number, code, AIORING_LIBURING=liburing)
 
 
+NUMBERS = {"x86_64": (206, 209, 208), "aarch64": (0, 2, 4)}.get(
+    platform.machine(), ()
+)  # io_setup, io_submit, io_getevents
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=["io_setup", "io_submit", "io_getevents"][: len(NUMBERS)])
+@pytest.mark.parametrize("code", ["EPERM", "ENOSYS", "EAGAIN", "ENOMEM"])
+def test_without_aio_either_workers_do_the_same(code: str, number: int, tmp_path: Path) -> None:
+    """EAGAIN from io_setup is what fs.aio-max-nr says when it is used up."""
+    child(
+        """
+        number, code = int(sys.argv[2]), getattr(errno, sys.argv[3])
+        before = has()
+        expected = asyncio.run(on("sync"))
+        refuse(425, errno.EPERM)
+        refuse(number, code)
+
+        async def main():
+            async with Ring(method="auto") as ring:
+                assert ring.method == "worker"
+                assert "EPERM from io_uring_setup" in ring.fallback_reason, ring.fallback_reason
+                assert "nor linux_aio" in ring.fallback_reason, ring.fallback_reason
+                if sys.argv[4] == "io_setup":
+                    assert errno.errorcode[code] in ring.fallback_reason
+                    assert code != errno.EAGAIN or "fs.aio-max-nr" in ring.fallback_reason
+                assert await script(ring) == expected
+            try:
+                await Ring(method="linux_aio").start()
+            except aioring.RingUnavailableError as error:
+                assert error.errno and "linux_aio cannot be used" in str(error), error
+            else:
+                raise AssertionError("it was not refused")
+        asyncio.run(main())
+        gone(before)
+        """,
+        tmp_path,
+        number,
+        code,
+        "io_setup" if number == NUMBERS[0] else "later",
+    )
+
+
 @pytest.mark.parametrize("runner", ["asyncio.run(main())", "trio.run(main)", "uvloop.run(main())"])
 def test_get_ring_says_once_that_it_fell_back(runner: str, tmp_path: Path) -> None:
     child(
@@ -153,7 +204,7 @@ def test_get_ring_says_once_that_it_fell_back(runner: str, tmp_path: Path) -> No
         refuse(425, errno.EPERM)
         async def main():
             ring = get_ring()
-            assert ring.method == "worker"
+            assert ring.method == "linux_aio"
             assert (await ring.stat("/")).st_size
         for _ in range(3):
             eval(sys.argv[2])
@@ -218,7 +269,7 @@ def test_with_few_fds_left_a_ring_works_or_says_emfile_and_leaks_nothing(liburin
                 if method == "io_uring":
                     assert isinstance(error, aioring.RingUnavailableError) and "RLIMIT_NOFILE" in error.hint, repr(error)
             else:
-                if method == "auto" and ring.method == "worker":
+                if method == "auto" and ring.method != "io_uring":
                     assert "EMFILE" in ring.fallback_reason
                 return ring.method
             finally:
@@ -450,7 +501,7 @@ def test_a_wrong_liburing_falls_back_and_says_so(liburing: str, tmp_path: Path) 
         async def main():
             for ring in (Ring(method="auto"), Ring(method="auto")):
                 async with ring:
-                    assert ring.method == "worker"
+                    assert ring.method == "linux_aio"
                     assert wrong in ring.fallback_reason and "AIORING_LIBURING" in ring.fallback_reason
                     assert await script(ring) == expected
             try:
@@ -459,7 +510,7 @@ def test_a_wrong_liburing_falls_back_and_says_so(liburing: str, tmp_path: Path) 
                 assert error.errno and wrong in error.hint, error
             else:
                 raise AssertionError("it was loaded")
-            assert get_ring().method == "worker"
+            assert get_ring().method == "linux_aio"
         asyncio.run(main())
         assert len(records) == 1 and wrong in records[0], records
         """,

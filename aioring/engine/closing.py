@@ -226,6 +226,7 @@ class _NoLoop:
     kind = "none"
     checks = False
     key = None
+    create_future: Callable[[], Any] | None = None
 
     def running_here(self) -> bool:
         return False
@@ -248,7 +249,7 @@ class _NoLoop:
     def wake(self, waiter: Any) -> None:
         return None
 
-    async def park(self, thing: Any, on_cancel: Callable[[Any], bool]) -> None:
+    async def park(self, thing: Any, on_cancel: Callable[[Any], bool], struck: BaseException | None = None) -> None:
         return None
 
     def spawn(self, body: Any, over: Any) -> Callable[[], Any]:

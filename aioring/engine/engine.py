@@ -12,31 +12,31 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import RingClosedError, WrongLoopError, os_error
+from ..errors import RingClosedError, WrongLoopError
 from ..handle import COMPLETE, DEFINED, STAGED, SUBMITTED, Handle
 from ..kernel.doorbell import Doorbell
 from ..loops import Loop
 from ..methods import Method
 from ..methods.worker import LAUNCH_INTERVAL, Worker
-from ..operations import CLOSE, RUN, is_direct
+from ..operations import CLOSE, READ, READINTO, READV, RUN, WRITE, WRITEV, Operation
 from .budget import Budget
+from .cancelling import Cancelling
 from .chains import Chain
-from .fences import Fences
+from .results import TRIES
 
 __all__ = ["Engine"]
 
 logger = logging.getLogger("aioring")
-_TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked instead
+INLINE = 64 << 10  # bytes: a larger copy in place would make the loop late
 
 
-class Engine(Fences):
+class Engine(Cancelling):
     """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival."""
 
     def __init__(self, loop: Loop, method: Method, workers: Worker, depth: int) -> None:
@@ -62,16 +62,27 @@ class Engine(Fences):
         self.thread = threading.get_ident()
         self.tending: Callable[[], Any] | None = None
         self._note: Callable[[Handle], Any] | None = getattr(method, "staged", None)  # methods that keep a trace
+        self._now: Callable[[Handle], bool] | None = getattr(method, "now", None)
         self._flush_soon = False
         self._completing = False
-        self._dead = 0  # cancelled handles that still stand in the backlog
         try:
             self.depth = method.start(self.doorbell, depth, self.live, self.completed)
             if workers is not method:
                 workers.start(self.doorbell, depth, self.live, self.completed)
+            self._lean = self._surely_taken()
         except BaseException:
             self.doorbell.close()
             raise
+
+    def _surely_taken(self) -> frozenset[Operation]:
+        """The transfers that the method takes whatever their arguments, if they are of at least one byte."""
+        sure = set()
+        for operation in (READ, READINTO, READV, WRITE, WRITEV):
+            one_byte = Handle(operation)
+            one_byte.length = 1
+            if self._note is None and self.method.takes(one_byte):
+                sure.add(operation)
+        return frozenset(sure)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -92,6 +103,47 @@ class Engine(Fences):
         """io_uring walks past Python's audit hooks; the blocking equivalents in `os` raise their own."""
         if handle.audit is not None and self.method.by_opcode and self.method.takes(handle):
             sys.audit(*handle.audit)
+
+    # Hot path: once per transfer; measured in benchmarks/ring_read.py.
+
+    def begin(self, handle: Handle, paid: bool = False) -> None:
+        """`ask` for a transfer. On an idle ring a read is submitted there and then: what the kernel has at once is
+        COMPLETE on return, at the price of a unit of the tick's budget (`paid`: it has been taken)."""
+        live, staged = self.live, self.staged
+        if (
+            not live
+            and not staged
+            and self._now is not None
+            and (paid or self.budget.left > 0)
+            and handle.operation.reads
+            and 0 < handle.length <= INLINE
+            and handle.operation in self._lean
+            and not self.closing
+            and not self.backlog
+        ):
+            if not paid:
+                self.budget.left -= 1
+            handle.served_by = self.method.name
+            if self._now(handle):
+                if self.held:
+                    self.release(handle.fd, handle)  # it was parked before
+                return
+            self.method.reap()
+            self._complete_all()
+            if staged:
+                self.flush()  # on, before anybody else can close the fd
+            return
+        if self.closing or self.backlog or not handle.length or handle.operation not in self._lean:
+            self.ask(handle)
+        elif len(live) + len(staged) + len(self.for_workers) - self.runs >= self.depth:
+            self.backlog.append(handle)
+        else:
+            handle.served_by = self.method.name
+            # Stores, then a call: KeyboardInterrupt cannot come between them.
+            handle.state = STAGED
+            staged.append(handle)
+            if not self._flush_soon:
+                self._flush_at_the_end_of_the_tick()
 
     def _used(self) -> int:
         return len(self.live) + len(self.staged) + len(self.for_workers) - self.runs
@@ -143,7 +195,7 @@ class Engine(Fences):
 
     def _ours(self, handle: Handle) -> bool:
         """Whether the method is to carry it out, and not the workers."""
-        return handle.tries <= _TRIES and self.method.takes(handle)
+        return handle.tries <= TRIES and self.method.takes(handle)
 
     def _prepare(self, handle: Handle) -> None:
         ours = self._ours(handle)
@@ -181,6 +233,11 @@ class Engine(Fences):
                 self.workers.submit(self.for_workers)
             self.method.reap()
             self._complete_all()
+            if self._again:
+                self._again = False
+                self.method.submit(self.staged)  # before anybody can close its fd
+                self.method.reap()
+                self._complete_all()
         except BaseException:
             self._come_back()
             raise
@@ -219,18 +276,41 @@ class Engine(Fences):
     def _complete_all(self) -> None:
         if self._completing:
             return  # called from a completion: the turn that deals with it goes on
-        completed = self.completed
+        completed, live = self.completed, self.live
+        handle: Handle | None = None  # not to be held beyond this turn
         try:
             self._completing = True
             for _ in range(len(completed)):  # what was there at entry, no more (invariant 8)
                 token, res = completed[0]
                 try:
-                    self._complete(token, res)
+                    handle = live.get(token)
+                    if (
+                        handle is not None
+                        and res == handle.length
+                        and handle.state == SUBMITTED
+                        and handle.operation.transfers
+                        and res > 0
+                        and handle.token == token
+                        and handle.chain is None
+                    ):
+                        # Whole at the first try: what `_complete` would come to.
+                        handle.done = handle.res = res
+                        handle.state = COMPLETE
+                        if handle.on_done is None and not handle.orphan and not self.closing and not self.held:
+                            waiter = handle.waiter
+                            if waiter is not None and not waiter.done():
+                                waiter.set_result(None)
+                            del live[token]
+                        else:
+                            self.finish(handle)
+                    else:
+                        self._complete(token, res)
                 except Exception as error:  # no memory: that I/O fails, and no other
                     self._break(token, error)
                 completed.popleft()
         finally:
             self._completing = False
+            del handle
         if completed:
             self.doorbell.ring()
         if self.backlog:
@@ -275,41 +355,11 @@ class Engine(Fences):
             handle.state = COMPLETE
         self.finish(handle)
 
-    def settle(self, handle: Handle, res: int) -> int | None:
-        """What a completion comes to: the handle's result, or None if it has to go once more.
-
-        It goes once more after a short transfer (a read goes on until `length` or end of file, a write until all is
-        written: invariant 2), and after EINTR and EAGAIN.
-        """
-        operation = handle.operation
-        stop = handle.cancelling or not self.open
-        if res > 0 and operation.transfers:
-            handle.done = handle.before + res  # not `+=`: struck by KeyboardInterrupt, this is computed again
-            if handle.done >= handle.length:
-                return res
-            return -errno.ECANCELED if stop else None
-        if res >= 0:
-            if res == 0 and operation.transfers and not operation.reads and handle.done < handle.length:
-                return -errno.EIO  # a write that moves nothing would be asked for ever
-            return res
-        if stop:
-            return -errno.ECANCELED if res in (-errno.EINTR, -errno.EAGAIN, -512) else res
-        if res == -errno.EINTR and operation.retries:
-            handle.tries += 1
-            return None
-        if res == -errno.EAGAIN and operation.retries and handle.served_by != self.workers.name:
-            handle.tries += 1  # from the blocking equivalent EAGAIN is the answer: O_NONBLOCK, a lease
-            return None
-        if res == -errno.EINVAL and operation.reads and handle.done % 512 and is_direct(handle.fd):
-            return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
-        return res
-
     def finish(self, handle: Handle) -> None:
         """The handle is COMPLETE: count it off, wake who waits. Harmless when done twice."""
         operation = handle.operation
-        if handle.fd >= 0:
+        if self.closing or self.held:
             self.release(handle.fd, handle)
-        if handle.fd2 >= 0:
             self.release(handle.fd2, handle)
         if operation is CLOSE:
             self._closed_fd(handle)
@@ -340,70 +390,9 @@ class Engine(Fences):
                 self._stage(what)
             backlog.popleft()
 
-    # --- cancelling ---------------------------------------------------------------------------------------------------
-
-    def cancel(self, handle: Handle) -> bool:
-        """The task that awaits the handle was cancelled. True: that may be delivered at once.
-
-        The handle keeps its memory until its completion has come, whoever awaits it (invariant 1).
-        """
-        state = handle.state
-        if state == COMPLETE:
-            self.dispose(handle)
-            return True
-        if self.ended:
-            return True  # the loop of a forked child is torn down: what is in flight is the parent's
-        if handle.operation is CLOSE:
-            handle.orphan = True  # a close goes on: an fd that was given up must not stay open
-            return True
-        if state != SUBMITTED and self.live.get(handle.token) is not handle:
-            # Not told, or between two transfers: no memory is in anybody's hands.
-            handle.res = -errno.ECANCELED
-            handle.state = COMPLETE
-            self.finish(handle)
-            if state == DEFINED:
-                self._sweep()
-            return True
-        self.ask_cancel(handle)
-        if handle.operation.settles:
-            return False
-        handle.orphan = True
-        return True
-
-    def cancel_links(self, links: list[Handle]) -> None:
-        for link in links:
-            if link.state == SUBMITTED:
-                self.ask_cancel(link)
-
-    def _sweep(self) -> None:
-        """Cancelled handles leave the backlog when their turn comes, or when they have become most of it."""
-        self._dead += 1
-        if self._dead > 64 and self._dead > len(self.backlog) // 2:
-            self._dead = 0
-            self.backlog = deque(
-                what
-                for what in self.backlog
-                if (not what.finished() if isinstance(what, Chain) else what.state == DEFINED)
-            )
-
-    def ask_cancel(self, handle: Handle) -> None:
-        handle.cancelling = True
-        (self.method if handle.served_by == self.method.name else self.workers).cancel(handle)
-        self._flush_at_the_end_of_the_tick()
-
-    def dispose(self, handle: Handle) -> None:
-        """Nobody will take this result: an fd in it must be closed."""
-        handle.orphan = False
-        if handle.opens() and handle.res >= 0:
-            fd, handle.res = handle.res, -errno.ECANCELED
-            if self.ended:
-                os.close(fd)
-                return
-            close = Handle(CLOSE)
-            close.fd, close.orphan = fd, True
-            self.ask(close)
-
     # --- one I/O, awaited ---------------------------------------------------------------------------------------------
+
+    # Hot path: once per I/O that was not had at once; measured in benchmarks/ring_read.py.
 
     async def do(self, handle: Handle) -> Any:
         """Ask, wait, take."""
@@ -418,43 +407,35 @@ class Engine(Fences):
             # An exception holds the frames that it came through: they must not hold the handle and its buffer.
             del handle
 
-    def forsake(self, handle: Handle) -> None:
-        """Whoever asked is gone, by a cancel (which was dealt with) or by KeyboardInterrupt (which was not)."""
-        handle.exception = None
-        if handle.state == COMPLETE:
-            self.dispose(handle)
-            return
-        handle.orphan = True
-        if handle.state == SUBMITTED or self.ended:
-            return
-        if handle.operation is not CLOSE:
-            self.cancel(handle)
-        elif handle.state == DEFINED:
-            fence = self.closing.get(handle.fd)
-            if fence is not None and fence.owner is handle:
-                self._go_if_free(handle, [handle.fd])  # struck before it could stand in line
+    async def transfer(self, handle: Handle, paid: bool = False) -> Any:
+        """`do` for a read or write; `paid` as `begin`."""
+        try:
+            self.begin(handle, paid)
+            if handle.state != COMPLETE:
+                future = self.loop.create_future
+                if future is None:
+                    await self.loop.park(handle, self.cancel)
+                else:
+                    # What `park` of asyncio begins with, here: one coroutine less to go through, twice an I/O.
+                    handle.waiter = future()
+                    try:
+                        await handle.waiter
+                    except BaseException as error:
+                        await self.loop.park(handle, self.cancel, error)
+            if handle.res >= 0 and handle.exception is None:
+                return handle.operation.result(handle, handle.res)
+            return self.take(handle)
+        except BaseException:
+            self.forsake(handle)
+            raise
+        finally:
+            del handle  # as in `do`
 
     async def run(self, call: Callable[[], Any]) -> Any:
         """A blocking call on the ring's worker threads."""
         handle = Handle(RUN)
         handle.call = call
         return await self.do(handle)
-
-    # --- results ------------------------------------------------------------------------------------------------------
-
-    def take(self, handle: Handle) -> Any:
-        """The result of a COMPLETE handle, or its error, raised."""
-        if handle.exception is not None:
-            try:
-                raise handle.exception
-            finally:
-                del handle
-        res = handle.res
-        if res >= 0:
-            return handle.operation.result(handle, res)
-        if res == -errno.ECANCELED and (handle.shut or (not self.open and handle.link is None)):
-            raise RingClosedError(f"the ring was closed before this was done ({handle.describe(handle.served_by)})")
-        raise os_error(-res, handle.name, handle.name2, handle.describe(handle.served_by or "none"), handle.link)
 
     def busy(self) -> bool:
         """Whether anything is in flight or still to be told: what a closing ring waits for."""

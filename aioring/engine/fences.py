@@ -1,8 +1,10 @@
 """The close of an fd: it waits for every operation that was asked before it, and what is asked later waits for it.
 
 An fd's number must mean the same file until the operations that were given it have returned (invariant 7): parked,
-staged, between two transfers or in flight. So everybody who uses an fd is known here from when it asks until it is
-done, and a close puts up a fence.
+staged, between two transfers or in flight. A close puts up a fence: it looks round once for whoever was asked before it
+and counts them off as they are done. (Counting every user of every fd instead cost a set for each I/O.) Handles are
+found in the engine's own lines; who has none there yet, or not always (who is parked or waits for readiness, the links
+of a chain), says so by `hold`.
 
 The base of `Engine`, which says how what is free to go is taken in.
 """
@@ -13,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..handle import Handle
+from ..handle import COMPLETE, Handle
 from ..operations import CLOSE
 from .chains import Chain
 
@@ -21,12 +23,13 @@ __all__ = ["Fence", "Fences"]
 
 
 class Fence:
-    """An fd that is being closed by `owner`, which `waits` for those that use it; `after` is asked when it is through."""
+    """An fd that is being closed by `owner`, which `waits` for those `before` it; `after` is asked when it is through."""
 
-    __slots__ = ("after", "lifted", "owner", "then", "waits")
+    __slots__ = ("after", "before", "lifted", "owner", "then", "waits")
 
-    def __init__(self, owner: Handle | Chain) -> None:
+    def __init__(self, owner: Handle | Chain, before: set[object]) -> None:
         self.owner = owner
+        self.before = before
         self.lifted = False
         self.waits = False
         self.after: deque[Handle | Chain] = deque()
@@ -37,9 +40,13 @@ class Fences:
     """Who uses which fd, and which fds are being closed. The loop's thread only."""
 
     ended = ""
+    live: dict[int, Handle]
+    staged: deque[Handle]
+    for_workers: deque[Handle]
+    backlog: deque[Handle | Chain]
 
     def __init__(self) -> None:
-        self.users: dict[int, set[object]] = {}  # fd: who was asked to use it and has not done
+        self.held: dict[int, set[object]] = {}  # fd: who uses it and cannot be found in the lines
         self.closing: dict[int, Fence] = {}
         self.on_fence: Callable[[int], Any] | None = None  # an fd is to be closed: who only waits for it must go
 
@@ -53,7 +60,6 @@ class Fences:
         elif handle.operation is CLOSE:
             self._fence([handle.fd], handle)
         else:
-            self._hold_for(handle)
             self._enqueue(handle)
 
     def ask_chain(self, chain: Chain) -> None:
@@ -74,22 +80,36 @@ class Fences:
         for fd in (handle.fd, handle.fd2):
             fence = self.closing.get(fd)
             # Who used the fd before the close was asked (a read that was parked) is older than the fence.
-            if fence is not None and not fence.lifted and handle not in self.users.get(fd, ()):
+            if fence is not None and not fence.lifted and handle not in fence.before:
                 return fence
         return None
 
     def _fence(self, fds: list[int], owner: Handle | Chain) -> None:
         """Begin to close `fds`. The owner goes on at once, or when all who were asked before have done."""
+        mine = set(owner.links) if isinstance(owner, Chain) else set()
         for fd in fds:
-            fence = self.closing[fd] = Fence(owner)
+            fence = self.closing[fd] = Fence(owner, self._users(fd) - mine)
             if self.on_fence is not None:
                 self.on_fence(fd)
             fence.waits = True
         self._go_if_free(owner, fds)
 
+    def _users(self, fd: int) -> set[object]:
+        """Who was asked to use `fd` and has not done."""
+        users = set(self.held.get(fd, ()))
+        for line in (self.live.values(), self.staged, self.for_workers, self.backlog):
+            for what in line:
+                if (
+                    isinstance(what, Handle)
+                    and (what.fd == fd or what.fd2 == fd)
+                    and what.state != COMPLETE
+                    and what.operation is not CLOSE
+                ):
+                    users.add(what)
+        return users
+
     def _go_if_free(self, owner: Handle | Chain, fds: list[int]) -> None:
-        mine = set(owner.links) if isinstance(owner, Chain) else set()
-        if any(self.users.get(fd, mine) - mine for fd in fds):
+        if any(self.closing[fd].before for fd in fds):
             return
         # First: struck after it, the owner stands in the line twice, and the second time is nothing.
         self._enqueue(owner)
@@ -108,22 +128,25 @@ class Fences:
 
     def hold(self, fd: int, user: object) -> None:
         """`user` (a handle, or whatever will have one) uses `fd`: a close of it waits. Twice is once."""
-        users = self.users.get(fd)
+        users = self.held.get(fd)
         if users is None:
-            self.users[fd] = {user}
+            self.held[fd] = {user}
         else:
             users.add(user)
 
     def release(self, fd: int, user: object) -> None:
-        users = self.users.get(fd)
+        """`user` has done with `fd`. Harmless where it never held it, and when done twice."""
+        users = self.held.get(fd)
         if users is not None:
             users.discard(user)
             if not users:
-                del self.users[fd]
+                del self.held[fd]
         fence = self.closing.get(fd) if self.closing else None
-        if fence is not None and fence.waits and not self.ended:
-            owner = fence.owner
-            self._go_if_free(owner, owner.closes() if isinstance(owner, Chain) else [fd])
+        if fence is not None:
+            fence.before.discard(user)
+            if fence.waits and not self.ended:
+                owner = fence.owner
+                self._go_if_free(owner, owner.closes() if isinstance(owner, Chain) else [fd])
 
     def _closed_fd(self, handle: Handle) -> None:
         """A close is through, or failed: what was asked after it goes on, with whatever that number means now."""

@@ -13,7 +13,10 @@ from typing import Any
 
 from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how, pack_open_how_into
 
-__all__ = ["fallocate", "open_cached", "openat", "openat2", "sync_file_range", "tee"]
+__all__ = [
+    "Iovec2", "address_of", "fallocate", "flags_of", "lseek", "open_cached", "openat", "openat2", "preadv2",
+    "sync_file_range", "tee",
+]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
 _letting_it_go = ctypes.CDLL(None, use_errno=True)
@@ -25,6 +28,27 @@ _openat2: Any = ctypes.PyDLL(None).syscall
 def _raise() -> None:
     errno = ctypes.get_errno()
     raise OSError(errno, os.strerror(errno))
+
+
+Iovec2 = ctypes.c_uint64 * 4  # struct iovec[2]
+address_of = ctypes.addressof
+
+# preadv2(2), keeping the GIL: only with RWF_NOWAIT. -1 where it fails. None where the C library has none.
+preadv2: Any = getattr(ctypes.PyDLL(None), "preadv2", None)
+if preadv2 is not None:
+    preadv2.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_int]
+    preadv2.restype = ctypes.c_ssize_t
+
+# lseek(fd, 0, 1) != -1: `fd` can surely seek, asked with the GIL in hand. Else ask again, slowly: with no argtypes, which
+# cost more than the call, the result is cut to an int, and a file that stands at 4 GiB - 1 looks like one that cannot.
+lseek: Any = ctypes.PyDLL(None).lseek
+_fcntl: Any = ctypes.PyDLL(None).fcntl
+
+
+def flags_of(fd: int) -> int:
+    """How `fd` was opened (fcntl(2), F_GETFL), asked with the GIL in hand; -1: it is none."""
+    flags: int = _fcntl(fd, 3) if -1 < fd < 1 << 31 else -1
+    return flags
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:

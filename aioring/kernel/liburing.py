@@ -17,7 +17,8 @@ import os
 from collections.abc import Callable
 from ctypes import byref, c_int, c_size_t, c_uint, c_uint8, c_ulong, c_void_p
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from . import abi
@@ -236,13 +237,10 @@ class Liburing:
         register_call: Any = self._letting_go.io_uring_register
         library, fd = self._letting_go, ring.ring_fd
 
-        def submit(_: int) -> int:
-            done: int = submit_call(at)
-            return done
-
-        def get_events() -> int:
-            done: int = events_call(at)
-            return done
+        # Calls of C alone, once per enter. The number that `submit` is given is one argument more than the function has,
+        # which no ABI of ours minds.
+        submit: Callable[[int], int] = partial(submit_call, at)
+        get_events: Callable[[], int] = partial(events_call, at)
 
         def register(opcode: int, argument: Any, n: int) -> int:
             done: int = register_call(fd, opcode, argument, n)
@@ -271,22 +269,26 @@ class Liburing:
         )
 
 
-# The soname, not ctypes.util.find_library: that one forks ldconfig or gcc.
-SONAMES = ("liburing.so.2",)
+# A copy that came in the wheel (.ci/bundle.py), then what the machine has: sonames, not ctypes.util.find_library, which
+# forks ldconfig or gcc. liburing-ffi exports all that liburing does, and its inline helpers.
+BUNDLED = Path(__file__).with_name("liburing.so.2")
+SONAMES = ("liburing-ffi.so.2", "liburing.so.2")
 
 
 @lru_cache(maxsize=8)
 def find_route(wanted: str | None = None) -> Route:
-    """The best route: `wanted` (AIORING_LIBURING: a path, or "none" for the plain system calls), liburing, libc.
+    """The best route: `wanted` (AIORING_LIBURING: a path, a soname, or "none" for the plain system calls), the copy in the
+    wheel, liburing-ffi, liburing, libc.
 
     Raises:
-        OSError: `wanted` is a path and cannot be loaded or is not liburing. No liburing at all is no error.
+        OSError: `wanted` cannot be loaded (no such file, another word size), is too old or is not liburing. No liburing
+            at all is no error.
     """
     if wanted == "none":
         return SystemCalls()
     if wanted:
         return Liburing(wanted)
-    for name in SONAMES:
+    for name in (str(BUNDLED), *SONAMES):
         try:
             return Liburing(name)
         except OSError:

@@ -33,9 +33,9 @@ from . import abi
 from .abi import pack_sqe
 from .liburing import Mapped
 
-__all__ = ["Queues"]
+__all__ = ["WORD", "Queues"]
 
-_WORD = 0xFFFFFFFF
+WORD = 0xFFFFFFFF
 
 
 def _words(address: int, nbytes: int, form: str) -> Any:
@@ -50,58 +50,58 @@ class Queues:
         self.mapped = mapped
         self.sq_entries = mapped.sq_entries
         self.cq_entries = mapped.cq_entries
-        self._sq_mask = mapped.sq_entries - 1
-        self._cq_mask = mapped.cq_entries - 1
-        self._sqes = _words(mapped.sqes, abi.SQE_BYTES * mapped.sq_entries, "B")
-        self._sq_head = _words(mapped.sq_head, 4, "I")
-        self._sq_tail = _words(mapped.sq_tail, 4, "I")
-        self._sq_flags = _words(mapped.sq_flags, 4, "I")
-        self._cq_head = _words(mapped.cq_head, 4, "I")
-        self._cq_tail = _words(mapped.cq_tail, 4, "I")
-        self._cq_overflow = _words(mapped.cq_overflow, 4, "I")
-        self._user_data = _words(mapped.cqes, abi.CQE_BYTES * mapped.cq_entries, "Q")
-        self._res = _words(mapped.cqes, abi.CQE_BYTES * mapped.cq_entries, "i")
+        self.sq_mask = mapped.sq_entries - 1
+        self.cq_mask = mapped.cq_entries - 1
+        self.sqes = _words(mapped.sqes, abi.SQE_BYTES * mapped.sq_entries, "B")
+        self.sq_head = _words(mapped.sq_head, 4, "I")
+        self.sq_tail = _words(mapped.sq_tail, 4, "I")
+        self.sq_flags = _words(mapped.sq_flags, 4, "I")
+        self.cq_head = _words(mapped.cq_head, 4, "I")
+        self.cq_tail = _words(mapped.cq_tail, 4, "I")
+        self.cq_overflow = _words(mapped.cq_overflow, 4, "I")
+        self.user_data = _words(mapped.cqes, abi.CQE_BYTES * mapped.cq_entries, "Q")
+        self.res = _words(mapped.cqes, abi.CQE_BYTES * mapped.cq_entries, "i")
 
     # Hot path: the next four run once or more per I/O or per tick; measured in benchmarks/ring_read.py.
 
     def staged(self) -> int:
         """How many SQEs the kernel has not taken yet."""
-        n: int = (self._sq_tail[0] - self._sq_head[0]) & _WORD
+        n: int = (self.sq_tail[0] - self.sq_head[0]) & WORD
         return n
 
     def push(
         self, opcode: int, flags: int, fd: int, off: int, address: int, length: int, op_flags: int, token: int
     ) -> None:
         """Write one SQE. The caller has checked `staged() < sq_entries`: one too many overwrites the first."""
-        tail = self._sq_tail[0]
+        tail = self.sq_tail[0]
         pack_sqe(
-            self._sqes, (tail & self._sq_mask) << 6,
+            self.sqes, (tail & self.sq_mask) << 6,
             opcode, flags, 0, fd, off, address, length, op_flags, token, 0, 0, 0, 0, 0,
         )  # fmt: skip
-        self._sq_tail[0] = (tail + 1) & _WORD
+        self.sq_tail[0] = (tail + 1) & WORD
 
     def tail(self) -> int:
-        return int(self._sq_tail[0])
+        return int(self.sq_tail[0])
 
     def take_back(self) -> None:
         """Forget what is staged and was not submitted."""
-        self._sq_tail[0] = self._sq_head[0]
+        self.sq_tail[0] = self.sq_head[0]
 
     def submit(self) -> int:
         """Tell the kernel of all that is staged; what completes at once has its CQE on return. -errno on failure."""
-        return self.mapped.submit((self._sq_tail[0] - self._sq_head[0]) & _WORD)
+        return self.mapped.submit((self.sq_tail[0] - self.sq_head[0]) & WORD)
 
     def reap(self, into: deque[tuple[int, int]]) -> None:
         """Copy `(user_data, res)` of what is ready at entry, no more, then give the slots back (invariant 8)."""
-        head, tail, mask = self._cq_head[0], self._cq_tail[0], self._cq_mask
+        head, tail, mask = self.cq_head[0], self.cq_tail[0], self.cq_mask
         if head == tail:
             return
-        user_data, res, append = self._user_data, self._res, into.append
+        user_data, res, append = self.user_data, self.res, into.append
         while head != tail:
             i = head & mask
             append((user_data[2 * i], res[4 * i + 2]))
-            head = (head + 1) & _WORD
-        self._cq_head[0] = head
+            head = (head + 1) & WORD
+        self.cq_head[0] = head
 
     def pending(self) -> bool:
         """Whether the kernel holds completions that only another enter turns into CQEs.
@@ -109,10 +109,10 @@ class Queues:
         IORING_SQ_TASKRUN: under DEFER_TASKRUN one enter runs at most 20. IORING_SQ_CQ_OVERFLOW: the CQ was full and
         the kernel keeps the rest (IORING_FEAT_NODROP).
         """
-        return bool(self._sq_flags[0] & (abi.SQ_TASKRUN | abi.SQ_CQ_OVERFLOW))
+        return bool(self.sq_flags[0] & (abi.SQ_TASKRUN | abi.SQ_CQ_OVERFLOW))
 
     def overflowed(self) -> bool:
-        return bool(self._sq_flags[0] & abi.SQ_CQ_OVERFLOW)
+        return bool(self.sq_flags[0] & abi.SQ_CQ_OVERFLOW)
 
     def get_events(self) -> int:
         """Make pending completions into CQEs. -errno on failure."""
@@ -120,7 +120,7 @@ class Queues:
 
     def close(self) -> None:
         """Give the ring back. No view of it may be touched afterwards: the memory is gone."""
-        for name in ("_sqes", "_sq_head", "_sq_tail", "_sq_flags", "_cq_head", "_cq_tail", "_user_data", "_res"):
+        for name in ("sqes", "sq_head", "sq_tail", "sq_flags", "cq_head", "cq_tail", "user_data", "res"):
             setattr(self, name, None)
-        self._cq_overflow = None
+        self.cq_overflow = None
         self.mapped.close()

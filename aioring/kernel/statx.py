@@ -1,12 +1,31 @@
-"""struct statx, as io_uring's STATX fills it, made into what `os.stat` gives."""
+"""struct statx, as io_uring's STATX fills it, made into what `os.stat` gives; and what it alone knows of O_DIRECT."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import struct
+from typing import Any
 
 from . import abi
 
-__all__ = ["stat_result"]
+__all__ = ["direct_alignment", "stat_result"]
+
+_statx: Any = getattr(ctypes.PyDLL(None), "statx", None)
+_STATX_DIOALIGN = 0x2000  # linux/stat.h, since 6.1
+_unpack_mask = struct.Struct("<I").unpack_from
+_unpack_dio = struct.Struct("<II").unpack_from  # stx_dio_mem_align, stx_dio_offset_align, at 152
+
+
+def direct_alignment(fd: int) -> tuple[int, int] | None:
+    """What O_DIRECT needs of this file, in bytes: of the buffer's address, and of offset and length. None: not known."""
+    if _statx is None:
+        return None
+    found = ctypes.create_string_buffer(abi.STATX_BYTES)
+    if _statx(fd, b"", abi.AT_EMPTY_PATH, ctypes.c_uint(_STATX_DIOALIGN), found) < 0:
+        return None
+    memory, offset = _unpack_dio(found, 152)
+    return (memory, offset) if _unpack_mask(found)[0] & _STATX_DIOALIGN and memory and offset else None
 
 
 def stat_result(statx: bytes) -> os.stat_result:

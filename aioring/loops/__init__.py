@@ -20,7 +20,10 @@ Over = Callable[[Any, "BaseException | None"], Any]
 
 
 class Waitable(Protocol):
-    """What can be waited for: a handle, or anything else with a `waiter` and a way to tell that it is done."""
+    """What can be waited for: a handle, or anything else with a `waiter` and a way to tell that it is done.
+
+    A waiter is an asyncio Future, or has its `done()` and `set_result(None)`.
+    """
 
     waiter: Any
 
@@ -33,6 +36,9 @@ class Loop(Protocol):
     kind: str
     checks: bool  # whether `checkpoint` does anything
     key: Any  # the loop itself (asyncio) or its token (trio): what a ring is kept under
+    create_future: (
+        Callable[[], Any] | None
+    )  # a waiter that can be awaited in place, where `park` does no more (asyncio)
 
     def running_here(self) -> bool:
         """Whether this loop runs the code that asks, in this thread."""
@@ -62,11 +68,14 @@ class Loop(Protocol):
         """Let the task that is parked on `waiter` go on. Twice is harmless."""
         ...
 
-    async def park(self, thing: Waitable, on_cancel: Callable[[Any], bool]) -> None:
+    async def park(
+        self, thing: Waitable, on_cancel: Callable[[Any], bool], struck: BaseException | None = None
+    ) -> None:
         """Wait until `thing.finished()`.
 
         When the task is cancelled, `on_cancel(thing)` says whether that may be delivered at once (True) or only when
-        the thing has finished (False). Any other end of the task (`GeneratorExit`) calls `on_cancel` too.
+        the thing has finished (False). Any other end of the task (`GeneratorExit`) calls `on_cancel` too. `struck`: what
+        was thrown into who awaited a `create_future` waiter in place.
         """
         ...
 

@@ -22,12 +22,13 @@ class AsyncioLoop:
     kind = "asyncio"
     checks = False
     call_soon: Callable[..., Any]
+    create_future: Callable[[], Any] | None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.key = loop
         self._loop = loop
         self.call_soon = loop.call_soon
-        self._create_future = loop.create_future
+        self.create_future = loop.create_future
         self._hooked: weakref.WeakMethod[Any] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -51,26 +52,28 @@ class AsyncioLoop:
         if not waiter.done():
             waiter.set_result(None)
 
-    async def park(self, thing: Waitable, on_cancel: Callable[[Any], bool]) -> None:
+    async def park(
+        self, thing: Waitable, on_cancel: Callable[[Any], bool], struck: BaseException | None = None
+    ) -> None:
         cancelled: CancelledError | None = None
-        while not thing.finished():
-            waiter = thing.waiter = self._create_future()
-            try:
-                await waiter
-            except CancelledError as error:
-                if on_cancel(thing):
-                    cancelled = None  # an exception must not hold the frame that holds it
-                    raise
-                cancelled = error
-            except BaseException:
-                # The coroutine is being closed (GeneratorExit): nobody will come back for the result.
-                on_cancel(thing)
-                raise
-        if cancelled is not None:
-            try:
+        try:
+            while True:
+                if struck is not None:
+                    # GeneratorExit: the coroutine is being closed, nobody will come back for the result.
+                    if on_cancel(thing) or not isinstance(struck, CancelledError):
+                        raise struck
+                    cancelled, struck = struck, None
+                if thing.finished():
+                    break
+                thing.waiter = self._loop.create_future()
+                try:
+                    await thing.waiter
+                except BaseException as error:
+                    struck = error
+            if cancelled is not None:
                 raise cancelled
-            finally:
-                cancelled = None  # an exception must not hold the frame that holds it
+        finally:
+            struck = cancelled = None  # an exception must not hold the frame that holds it
 
     def spawn(self, body: Callable[[], Coroutine[Any, Any, Any]], over: Over) -> Callable[[], Any]:
         task = self._loop.create_task(body())

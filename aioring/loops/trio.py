@@ -37,12 +37,20 @@ class _Waiter:
         self.task = trio.lowlevel.current_task()
         self.parked = True
 
+    def done(self) -> bool:
+        return not self.parked
+
+    def set_result(self, _: None) -> None:
+        self.parked = False
+        trio.lowlevel.reschedule(self.task)
+
 
 class TrioLoop:
     """A trio run. Every method but `running_here` is for the run's own thread."""
 
     kind = "trio"
     checks = True
+    create_future: Callable[[], Any] | None = None
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
         self.key = token
@@ -144,11 +152,12 @@ class TrioLoop:
 
     def wake(self, waiter: _Waiter) -> None:
         if waiter.parked:
-            waiter.parked = False
-            trio.lowlevel.reschedule(waiter.task)
+            waiter.set_result(None)
 
     @trio.lowlevel.enable_ki_protection
-    async def park(self, thing: Waitable, on_cancel: Callable[[Any], bool]) -> None:
+    async def park(
+        self, thing: Waitable, on_cancel: Callable[[Any], bool], struck: BaseException | None = None
+    ) -> None:
         cancelled = False
 
         def abort(_: Any) -> trio.lowlevel.Abort:

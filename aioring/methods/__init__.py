@@ -17,6 +17,7 @@ from ..kernel.doorbell import Doorbell
 from ..kernel.features import Unusable, explain
 from ..kernel.liburing import find_route
 from .io_uring import IoUring
+from .linux_aio import LinuxAio
 from .sync import Sync
 from .worker import Worker
 
@@ -25,7 +26,7 @@ __all__ = ["METHODS", "Method", "choose"]
 Completed = deque[tuple[int, int]]
 Live = MutableMapping[int, Handle]
 
-METHODS = ("auto", "io_uring", "worker", "sync")
+METHODS = ("auto", "io_uring", "linux_aio", "worker", "sync")
 
 
 class Method(Protocol):
@@ -38,6 +39,7 @@ class Method(Protocol):
     name: str
     by_opcode: bool  # whether it goes by a row's opcode (and past Python's audit hooks) or by its blocking equivalent
     at_once: bool  # whether the page cache may be asked before it
+    pieces: bool  # whether large buffered reads are cut and given to the workers
 
     @property
     def links(self) -> bool:
@@ -77,29 +79,36 @@ class Method(Protocol):
         ...
 
 
-def choose(wanted: str, workers: int, liburing: str | None) -> tuple[Method, str | None]:
-    """The method for `wanted` ("auto", "io_uring", "worker", "sync") and, for a fallback still to happen, None.
+def choose(wanted: str, workers: int, liburing: str | None) -> tuple[list[Method], str | None]:
+    """The methods that `wanted` stands for, best first, and why io_uring is not among them where "auto" had to drop it.
 
-    Only makes the object; whether it works is found out by `start`.
+    Only makes the objects; whether one works is found out by its `start`. The last one of "auto" always does.
+
+    Raises:
+        RingUnavailableError: io_uring was asked for by name, and AIORING_LIBURING names nothing that can be loaded.
+        ValueError: there is no such method.
     """
-    if wanted in ("auto", "io_uring"):
-        try:
-            return IoUring(find_route(liburing)), None
-        except OSError as error:
-            if wanted == "io_uring":
-                code = error.errno or errno.ENOENT
-                hint = f"{error}; unset AIORING_LIBURING to use what is found"
-                raise RingUnavailableError(code, "io_uring cannot be used", hint) from None
-            return Worker(workers), f"AIORING_LIBURING={liburing!r} cannot be loaded: {error}"
     if wanted == "worker":
-        return Worker(workers), None
+        return [Worker(workers)], None
     if wanted == "sync":
-        return Sync(), None
-    raise ValueError(f"unknown method {wanted!r}: one of {', '.join(METHODS)}, or a method object")
+        return [Sync()], None
+    if wanted == "linux_aio":
+        return [LinuxAio()], None
+    if wanted not in METHODS:
+        raise ValueError(f"unknown method {wanted!r}: one of {', '.join(METHODS)}, or a method object")
+    others: list[Method] = [LinuxAio(), Worker(workers)] if wanted == "auto" else []
+    try:
+        return [IoUring(find_route(liburing)), *others], None
+    except OSError as error:
+        if not others:
+            code = error.errno or errno.ENOENT
+            hint = f"{error}; unset AIORING_LIBURING to use what is found"
+            raise RingUnavailableError(code, "io_uring cannot be used", hint) from None
+        return others, f"AIORING_LIBURING={liburing!r} cannot be loaded: {error}"
 
 
-def unavailable(error: OSError) -> RingUnavailableError:
+def unavailable(error: OSError, method: str = "io_uring") -> RingUnavailableError:
     """What `Ring(method="io_uring")` raises where it cannot be had."""
     code = error.errno or errno.ENOSYS
     hint = error.hint if isinstance(error, Unusable) else explain(code, "making the ring's doorbell")
-    return RingUnavailableError(code, "io_uring cannot be used", hint)
+    return RingUnavailableError(code, f"{method} cannot be used", hint)

@@ -13,8 +13,8 @@ Some facts about io_uring that this file depends on
   memory.
 
 Where KeyboardInterrupt may strike: CPython looks for signals after calls and at loops, never between two plain stores.
-A token is the position of its SQE counted without bound; the SQ tail is the only record of what was pushed, so a
-submit that was struck finds out whether its last handle was pushed by comparing its token with the tail.
+A token is the position of its SQE counted without bound, and the SQ tail is the only record of what was pushed: it is moved
+in one step with the note of it on the handle.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ import errno
 from collections import deque
 from collections.abc import MutableMapping, Sequence
 
-from ..handle import STAGED, SUBMITTED, Handle
+from ..handle import COMPLETE, STAGED, SUBMITTED, Handle
 from ..kernel import abi
+from ..kernel.abi import pack_sqe
 from ..kernel.doorbell import Doorbell
 from ..kernel.features import LADDER, open_queues
 from ..kernel.liburing import Route, find_route
+from ..kernel.rings import WORD
 
 __all__ = ["IoUring"]
 
@@ -45,6 +47,7 @@ class IoUring:
     links = True
     by_opcode = True
     at_once = True
+    pieces = True
 
     def __init__(
         self,
@@ -77,19 +80,55 @@ class IoUring:
         operation = handle.operation
         return operation.opcode in self._opcodes and (operation.fits is None or operation.fits(handle))
 
-    # Hot path: once per I/O (`submit`) and once per tick (`reap`); measured in benchmarks/ring_read.py.
+    # Hot path: once per I/O (`now`, `submit`) and once per tick (`reap`); measured in benchmarks/ring_read.py.
+
+    def now(self, handle: Handle) -> bool:
+        """One read, alone, at once: for an idle ring. True: it moved all its bytes and is COMPLETE; the doorbell may ring
+        for it. False: it is in flight, or its CQE is still to be reaped.
+
+        The handle stands in `live` from before the enter until its CQE has been seen, here or by `reap` (invariant 1).
+        """
+        queues, live, operation = self._queues, self._live, handle.operation
+        cq_head, sq_tail = queues.cq_head, queues.sq_tail
+        position = self._position
+        position += (sq_tail[0] - position) & WORD
+        handle.token = position
+        try:
+            address = handle.address or operation.place(handle)  # type: ignore[misc]
+            live[position] = handle
+            pack_sqe(
+                queues.sqes, (position & queues.sq_mask) << 6, operation.opcode, 0, 0,
+                handle.fd, handle.offset, address, handle.length, 0, position, 0, 0, 0, 0, 0,
+            )  # fmt: skip
+            # Two stores: KeyboardInterrupt cannot come between them.
+            sq_tail[0] = (position + 1) & WORD
+            handle.state = SUBMITTED
+        except BaseException:
+            if handle.state != SUBMITTED:
+                live.pop(position, None)
+            raise
+        if queues.mapped.submit(1) != 1:
+            self._enter()
+        head = cq_head[0]
+        if queues.cq_tail[0] != head:
+            i = head & queues.cq_mask
+            if queues.user_data[2 * i] == position and queues.res[4 * i + 2] == handle.length:
+                # Stores all: KeyboardInterrupt finds the CQE either in the queue or dealt with.
+                handle.done = handle.res = handle.length
+                handle.state = COMPLETE
+                cq_head[0] = (head + 1) & WORD
+                del live[position]
+                return True
+        return False
 
     def submit(self, staged: deque[Handle]) -> None:
-        queues, live, push = self._queues, self._live, self._queues.push
+        queues, live = self._queues, self._live
+        sqes, sq_tail, mask = queues.sqes, queues.sq_tail, queues.sq_mask
         position = self._resync()
         room = queues.sq_entries - queues.staged()
         while staged:
             handle = staged[0]
             if handle.state != STAGED:
-                staged.popleft()
-                continue
-            if handle.token == position - 1:  # struck by KeyboardInterrupt after it was pushed
-                handle.state = SUBMITTED
                 staged.popleft()
                 continue
             if room < handle.together:
@@ -103,16 +142,28 @@ class IoUring:
                 continue
             operation = handle.operation
             try:
-                fd, off, address, length, op_flags = operation.pack(handle)  # type: ignore[misc]
+                if operation.place is not None:
+                    address = handle.address or operation.place(handle)
+                    fd, off, op_flags = handle.fd, handle.offset + handle.done, 0
+                    address, length = address + handle.done, handle.length - handle.done
+                    if length > abi.MAX_TRANSFER:
+                        length = abi.MAX_TRANSFER
+                else:
+                    fd, off, address, length, op_flags = operation.pack(handle)  # type: ignore[misc]
                 handle.token = position
                 live[position] = handle  # before the kernel can know of it
-                push(operation.opcode, handle.sqe_flags, fd, off, address, length, op_flags, position)  # type: ignore[arg-type]
+                pack_sqe(
+                    sqes, (position & mask) << 6, operation.opcode, handle.sqe_flags, 0,
+                    fd, off, address, length, op_flags, position, 0, 0, 0, 0, 0,
+                )  # fmt: skip
+                # Two stores: KeyboardInterrupt cannot come between them.
+                sq_tail[0] = (position + 1) & WORD
+                handle.state = SUBMITTED
             except Exception as error:  # no memory for its buffer
                 live.pop(position, None)
                 self._fail(handle, error)
                 staged.popleft()
                 continue
-            handle.state = SUBMITTED
             position += 1
             room -= 1
             staged.popleft()

@@ -12,6 +12,7 @@ from ..handle import STAGED, Handle
 from ..kernel.doorbell import Doorbell
 from ..kernel.liburing import find_route
 from .io_uring import IoUring
+from .linux_aio import LinuxAio
 from .sync import Sync
 from .worker import Worker
 
@@ -87,7 +88,7 @@ class Recording:
 
     def __init__(self, method: Any, trace: Trace) -> None:
         if isinstance(method, str):
-            made: dict[str, Any] = {"io_uring": IoUring, "worker": Worker, "sync": Sync}
+            made: dict[str, Any] = {"io_uring": IoUring, "linux_aio": LinuxAio, "worker": Worker, "sync": Sync}
             if method not in made:
                 raise ValueError(f"cannot record {method!r}: one of {', '.join(made)}, or a method object")
             method = IoUring(find_route(os.environ.get("AIORING_LIBURING"))) if method == "io_uring" else made[method]()
@@ -95,6 +96,7 @@ class Recording:
         self.trace = trace
         self.name: str = method.name
         self.at_once: bool = method.at_once
+        self.pieces: bool = method.pieces
         self.by_opcode: bool = method.by_opcode
 
     @property

@@ -39,6 +39,7 @@ class Scripted:
     links = False
     by_opcode = False
     at_once = False  # the page cache is not asked: every operation passes through here
+    pieces = False
 
     def __init__(
         self,

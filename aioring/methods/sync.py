@@ -22,6 +22,7 @@ class Sync:
     links = False
     by_opcode = False
     at_once = True
+    pieces = False
 
     def __init__(self) -> None:
         self._token = 0

@@ -58,6 +58,7 @@ class Worker:
     links = False
     by_opcode = False
     at_once = True
+    pieces = True
 
     def __init__(self, workers: int = 8, *, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self.most = workers

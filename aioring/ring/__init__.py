@@ -1,7 +1,8 @@
 """Ring: what people await. One method per I/O operation.
 
-`lifetime.py` starts and ends it, `data.py` moves bytes (the hot read stands there), `files.py` and `names.py` work on
-files and directory entries, `chain.py` and `pending.py` are what a ring hands out, `define.py` checks arguments.
+`lifetime.py` starts and ends it, `data.py` moves bytes (the hot read stands there; `page_cache.py` serves it), `start.py`
+stages transfers that are awaited later, `unseekable.py` tells what cannot seek, `files.py` and `names.py` work on files
+and directory entries, `chain.py` and `pending.py` are what a ring hands out, `define.py` checks arguments.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from .chain import Batch, ChainBuilder
-from .data import Data
 from .names import Names
 from .pending import Pending
+from .start import Start
 
 __all__ = ["Pending", "Ring", "get_ring"]
 
@@ -22,7 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Ring(Data, Names):
+class Ring(Start, Names):
     """Asynchronous I/O for one event loop: `async with aioring.Ring() as ring`.
 
     `method`: "auto" (io_uring where it works, else worker threads), "io_uring", "worker", "sync", or a method object;

@@ -48,7 +48,7 @@ class Files(Lifetime):
         handle = define.open_(path, flags, mode, dir_fd, resolve)
         engine = self._engine
         sys.audit("open", handle.name, None, flags)  # as os.open raises it; none of the ways below does
-        if self._page_cache_first and not flags & _MAKES and not resolve and handle.fd not in engine.closing:
+        if self._at_once and not flags & _MAKES and not resolve and handle.fd not in engine.closing:
             fd = await self._open_cached(engine, handle)
             if fd >= 0:
                 return await self._opened_for(fd, flags)
@@ -71,7 +71,7 @@ class Files(Lifetime):
     async def _open_cached(self, engine: Engine, handle: Handle) -> int:
         await engine.loop.checkpoint()
         if engine.budget.left > 0:
-            engine.budget.spend()
+            engine.budget.left -= 1
             return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
         # Parked is in use: a close of the directory's fd waits for us.
         directory = handle.fd

@@ -63,6 +63,8 @@ def _refuse_subinterpreters() -> None:
 class Lifetime:
     """What every ring is before it does any I/O. Making one touches no kernel: `start` does."""
 
+    _at_once = False  # whether what can be had without waiting is asked for in place
+
     def __init__(
         self,
         method: str | Method | None = None,
@@ -150,20 +152,23 @@ class Lifetime:
         wanted = self._wanted
         if not isinstance(wanted, str):
             return Engine(loop, wanted, self._workers_beside(wanted), self._depth)
-        method, self._fallback_reason = choose(wanted, self._workers, self._liburing)
-        try:
-            engine = Engine(loop, method, self._workers_beside(method), self._depth)
-        except OSError as error:
-            if wanted == "io_uring":
-                raise methods.unavailable(error) from None
-            if not isinstance(error, Unusable):
-                raise  # not even a doorbell can be had
-            self._fallback_reason = error.hint
-            worker = Worker(self._workers)
-            engine = Engine(loop, worker, worker, self._depth)
-        if self._fallback_reason is not None and self._fallback_reason not in _said:
-            _said.add(self._fallback_reason)
-            logger.info("io_uring cannot be used, worker threads are: %s", self._fallback_reason)
+        candidates, reason = choose(wanted, self._workers, self._liburing)
+        engine: Engine | None = None
+        for method in candidates:
+            try:
+                engine = Engine(loop, method, self._workers_beside(method), self._depth)
+                break
+            except OSError as error:
+                if wanted != "auto":
+                    raise methods.unavailable(error, wanted) from None
+                if not isinstance(error, Unusable):
+                    raise  # not even a doorbell can be had
+                reason = error.hint if reason is None else f"{reason}; nor {method.name}: {error.hint}"
+        assert engine is not None  # the last one of "auto" always works
+        self._fallback_reason = reason
+        if reason is not None and reason not in _said:
+            _said.add(reason)
+            logger.info("io_uring cannot be used, %s is: %s", engine.method.name, reason)
         return engine
 
     def _workers_beside(self, method: Method) -> Worker:

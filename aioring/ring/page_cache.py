@@ -1,7 +1,7 @@
 """The page-cache step: small reads are tried in place with preadv2(2) and RWF_NOWAIT before anything is staged.
 
-Called by `data.py`, with a unit of the tick's budget in hand. Never waits. What it cannot serve (cold, part resident, a
-file system that refuses, anything wrong with the arguments) it leaves to the ring, which also says what is wrong.
+Called by `data.py`, within the tick's budget. Never waits. What it cannot serve (cold, part resident, a file system that
+refuses, anything wrong with the arguments) it leaves to the ring, which also says what is wrong.
 
 Some facts about where a hit lands
 ----------------------------------
@@ -10,67 +10,108 @@ Some facts about where a hit lands
 * The copy out of the kernel wants an aligned target: at one byte off, 64 KiB took 41 us instead of 3.3.
 * RWF_NOWAIT does not keep an O_DIRECT read from waiting for the device, and nobody tells us that an fd is O_DIRECT. So the
   last byte of every read goes to another page: a segment of n - 1 bytes is aligned to no device's blocks, and O_DIRECT
-  answers EINVAL (a last byte right behind the rest would be merged with it, and served).
+  answers EINVAL (a last byte right behind the rest would be merged with it, and served). It costs 100 ns a read.
+
+Some facts about the GIL
+------------------------
+`os.preadv` lets the GIL go for the length of the call. With nothing else to take it that costs nothing. Beside a thread
+that runs Python it is lost to that thread about every fourth time, for sys.getswitchinterval() (5 ms): 800 reads a second.
+The same call through PyDLL keeps the GIL and makes 100,000, but is a microsecond slower where nobody fights. So there are
+three ways to call, and `tick`, once a refill of the budget, changes between them:
+
+* plain (`os.preadv`). A refill that came late (3 ms after the last, for whatever reason) raises the question:
+* timed (`os.preadv` between two looks at the clock): 3 ms within one budget's worth of hits mean a fight, at once:
+* holding (PyDLL), for 256 refills; then it is timed again.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
-from ..buffers import private
+from ..buffers import private, view_address
+from ..kernel import at_once
 
-__all__ = ["SMALL", "PageCache"]
+__all__ = ["INT_MAX", "LOOK_AGAIN", "NOWAIT", "OFF_MAX", "SMALL", "PageCache"]
 
 SMALL = 64 << 10  # bytes: a larger copy in place would make the loop late
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _MISSES = 64  # in a row, before a ring stops to ask
-_LOOK_AGAIN = 512  # reads after which it asks once more
+LOOK_AGAIN = 512  # reads after which it asks once more
+_FIGHT = 0.003  # seconds that the hits of one budget may take
+_HOLD = 256  # refills of the budget
 _preadv: Any = getattr(os, "preadv", None)
+_Views = tuple[memoryview, ...]
+_Ask = Callable[[int, _Views, int, int], int]
 _join = b"".join
+INT_MAX, OFF_MAX = (1 << 31) - 1, (1 << 63) - 1
 
 
 class PageCache:
-    """One ring's. `on` is False where there is nothing to ask."""
+    """One ring's. `on` is False where there is nothing to ask, `asking` is False while asking does not pay.
+
+    The hot read (`data.py`) does `ask` and `taken` for whole hits by itself: `preadv` into `views[n]`, then a join.
+    """
 
     def __init__(self, wanted: bool) -> None:
-        self.on = wanted and NOWAIT != 0 and _preadv is not None
-        self._misses = 0
-        self._views: dict[int, tuple[memoryview, ...]] = {}
+        self.asking = self.on = wanted and NOWAIT != 0 and _preadv is not None
+        self.misses = 0
+        self.views: dict[int, _Views] = {}
+        self.preadv: _Ask = self._timed
         self._memory: memoryview | None = None
+        self._spent = 0.0  # seconds, in the hits of this refill
+        self._refilled = 0.0
+        self._holding_for = 0
 
-    # Hot path: `ask` and `taken` run once per I/O; measured in benchmarks/ring_read.py.
+    # Hot path: once per I/O; measured in benchmarks/ring_read.py.
 
     def ask(self, fd: int, offset: int, n: int) -> int:
         """How many of `n` bytes were had: all, or those up to end of file; -1 if they cannot be had at once."""
-        if self._misses >= _MISSES:
-            # The file is cold, or its file system refuses RWF_NOWAIT: asking costs a cold read 10 to 15 %.
-            self._misses += 1
-            if self._misses < _LOOK_AGAIN:
-                return -1
-            self._misses = 0
-        try:
-            views = self._views.get(n) if n.__class__ is int else None  # 5.0 == 5
-            if views is None:
-                views = self._make_views(n)
-                if not views:
-                    return -1
-            got: int = _preadv(fd, views, offset, NOWAIT)
-            # Part of it, or end of file: only the next byte tells.
-            if 0 < got < n and _preadv(fd, self._rest(got, n), offset + got, NOWAIT):
-                self._misses += 1
-                return -1
-        except (OSError, TypeError, OverflowError):
-            self._misses += 1
+        if not self.asking:
+            self.skip()
             return -1
-        self._misses = 0
+        try:
+            views = self.views.get(n) if n.__class__ is int else None  # 5.0 == 5
+            if views is None:
+                views = self.make_views(n)
+                if views is None:
+                    return -1
+            return self.ended(fd, offset, n, self.preadv(fd, views, offset, NOWAIT))
+        except (OSError, TypeError, OverflowError):
+            self.miss()
+            return -1
+
+    def ended(self, fd: int, offset: int, n: int, got: int) -> int:
+        """What `got` of `n` bytes mean: all, end of file, or (-1) a part. Raises `OSError` as preadv(2)."""
+        # Part of it, or end of file: only the next byte tells.
+        if 0 < got < n and _preadv(fd, self._rest(got, n), offset + got, NOWAIT):
+            self.miss()
+            return -1
+        self.misses = 0
         return got
+
+    def miss(self) -> None:
+        self.misses += 1
+        if self.misses >= _MISSES:
+            # The file is cold, or its file system refuses RWF_NOWAIT: asking costs a cold read 10 to 15 %.
+            self.asking = False
+
+    def skip(self) -> None:
+        """A read that was not asked for."""
+        self.misses += 1
+        if self.misses >= LOOK_AGAIN:
+            self.look_again()
+
+    def look_again(self) -> None:
+        self.misses, self.asking = 0, self.on
 
     def taken(self, got: int, n: int) -> bytes:
         """The bytes that `ask` had."""
         if got == n:
-            return _join(self._views.get(n) or self._make_views(n))
+            return _join(self.views.get(n) or self._cut(n))
         assert self._memory is not None
         return self._memory[:got].tobytes()
 
@@ -83,18 +124,72 @@ class PageCache:
         else:
             target[:got] = self._memory[:got]
 
-    def _make_views(self, n: int) -> tuple[memoryview, ...]:
+    def make_views(self, n: int) -> _Views | None:
+        """Where `n` bytes land, or None for a size that is not asked for."""
         if n.__class__ is not int or not 0 < n <= SMALL:
-            return ()
+            return None
+        views = self._cut(n)
+        if len(self.views) < 256:
+            self.views[n] = views
+        return views
+
+    def _cut(self, n: int) -> _Views:
         if self._memory is None:
             # n - 1 bytes from the start of the first page; the last byte on a page of its own.
             self._memory = memoryview(private(SMALL + mmap.PAGESIZE))[: SMALL + 1]
-        views = self._rest(0, n)
-        if len(self._views) < 256:
-            self._views[n] = views
-        return views
+        return self._rest(0, n)
 
-    def _rest(self, got: int, n: int) -> tuple[memoryview, ...]:
+    def _rest(self, got: int, n: int) -> _Views:
         memory = self._memory
         assert memory is not None
         return (memory[got : n - 1], memory[SMALL:]) if got < n - 1 else (memory[SMALL:],)
+
+    # --- who has the GIL ----------------------------------------------------------------------------------------------
+
+    @property
+    def holding(self) -> bool:
+        """Whether it keeps the GIL, since another thread fights for it."""
+        return self._holding_for > 0
+
+    def tick(self) -> None:
+        """The budget was refilled."""
+        if self._holding_for:
+            self._holding_for -= 1
+            if not self._holding_for:
+                self.preadv, self._spent = self._timed, 0.0
+            return
+        now = perf_counter()
+        late, self._refilled = now - self._refilled > _FIGHT, now
+        self.preadv = self._timed if late else _preadv
+        self._spent = 0.0
+
+    def _timed(self, fd: int, views: _Views, offset: int, flags: int) -> int:
+        start = perf_counter()
+        try:
+            got: int = _preadv(fd, views, offset, flags)
+            return got
+        finally:
+            self._spent += perf_counter() - start
+            if self._spent > _FIGHT and at_once.preadv2 is not None:
+                self._hold()
+
+    def _hold(self) -> None:
+        memory, call, iovec = self._memory, at_once.preadv2, at_once.Iovec2()
+        assert memory is not None
+        at, last, where = view_address(memory), view_address(memory[SMALL:]), at_once.address_of(iovec)
+
+        def holding(fd: int, views: _Views, offset: int, flags: int, _: object = iovec) -> int:
+            # ctypes cuts numbers that are too large where `os` raises.
+            if fd.__class__ is not int or not 0 <= fd <= INT_MAX or offset > OFF_MAX:
+                raise OverflowError
+            if len(views) == 1:
+                iovec[0], iovec[1] = last, 1
+            else:
+                iovec[0], iovec[1], iovec[2], iovec[3] = at, len(views[0]), last, 1
+            got: int = call(fd, where, len(views), offset, flags)
+            if got < 0:
+                raise BlockingIOError  # or whatever it was: the ring says what is wrong
+            return got
+
+        self._holding_for = _HOLD
+        self.preadv = holding

@@ -13,6 +13,7 @@ import anyio.lowlevel
 import pytest
 
 import aioring
+from aioring.engine.budget import SIZE
 from aioring.testing import Recording, Trace
 
 pytestmark = pytest.mark.timeout(60)
@@ -110,7 +111,7 @@ async def test_a_ticker_runs_between_page_cache_hits(anyio_backend: Any, fd: int
 
         async with anyio.create_task_group() as group:
             group.start_soon(tick)
-            for _ in range(64 * 20):
+            for _ in range(SIZE * 20):
                 assert await ring.read(fd, 0, 4) == os.pread(fd, 4, 0)
             group.cancel_scope.cancel()
         assert ticks >= 10

@@ -216,7 +216,7 @@ SCRIPT = settings(
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["cached", "uncached"])
-@pytest.mark.parametrize("method", ["io_uring", "worker", "sync", "scripted"])
+@pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker", "sync", "scripted"])
 @SCRIPT
 @given(script=st.lists(steps, min_size=1, max_size=12), seed=st.integers(0, 1 << 16))
 @example(script=[Step("write", "rw", 1 << 40, (5,)), Step("read", "rw", 1 << 40, (10,)), Step("stat", "rw")], seed=0)

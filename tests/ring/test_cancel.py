@@ -34,7 +34,7 @@ async def settled(ring: aioring.Ring) -> None:
     with anyio.fail_after(SOON):
         while engine.busy():
             await anyio.sleep(0.0005)
-    assert (engine.live, engine.users, engine.closing) == ({}, {}, {})
+    assert (engine.live, engine.held, engine.closing) == ({}, {}, {})
     assert engine.runs == 0
 
 

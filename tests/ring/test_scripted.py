@@ -122,7 +122,7 @@ def test_cancel_races_lose_no_fd_and_leave_nothing_in_flight(per_seed: Any, smal
             while engine.busy() or engine.backlog:
                 await asyncio.sleep(0)
             assert bytes(buffer) == snapshot, "a buffer changed after its await had returned"
-            assert not engine.users
+            assert not engine.held
             assert not engine.closing
             os.close(fd)
             assert open_fds() == inside

@@ -1,0 +1,93 @@
+"""What a completion comes to, and what its I/O gives: short transfers, EINTR, EAGAIN, and the result or the error.
+
+Part of `Engine`; written once for all methods, which hand over what a CQE carries and nothing more.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from ..errors import RingClosedError, os_error
+from ..handle import Handle
+from ..kernel.statx import direct_alignment
+from ..methods import Method
+from ..methods.worker import Worker
+from ..operations import READ, is_direct
+from .fences import Fences
+
+__all__ = ["TRIES", "Results"]
+
+TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked instead
+
+
+class Results(Fences):
+    """See the module."""
+
+    open: bool
+    method: Method
+    workers: Worker
+    _again = False  # a direct read is to be asked once more, into other memory
+
+    def settle(self, handle: Handle, res: int) -> int | None:
+        """What a completion comes to: the handle's result, or None if it has to go once more.
+
+        It goes once more after a short transfer (a read goes on until `length` or end of file, a write until all is
+        written: invariant 2), and after EINTR and EAGAIN.
+        """
+        operation = handle.operation
+        stop = handle.cancelling or not self.open
+        if res > 0 and operation.transfers:
+            handle.done = handle.before + res  # not `+=`: struck by KeyboardInterrupt, this is computed again
+            if handle.done >= handle.length:
+                return res
+            return -errno.ECANCELED if stop else None
+        if res >= 0:
+            if res == 0 and operation.transfers and not operation.reads and handle.done < handle.length:
+                return -errno.EIO  # a write that moves nothing would be asked for ever
+            return res
+        if stop:
+            return -errno.ECANCELED if res in (-errno.EINTR, -errno.EAGAIN, -512) else res
+        if res == -errno.EINTR and operation.retries:
+            handle.tries += 1
+            return None
+        if res == -errno.EAGAIN and operation.retries and handle.served_by != self.workers.name:
+            handle.tries += 1  # from the blocking equivalent EAGAIN is the answer: O_NONBLOCK, a lease
+            return None
+        if res == -errno.EINVAL and operation is READ and handle.view is None and is_direct(handle.fd):
+            handle.direct, handle.address = True, 0  # bytes are not aligned, but by chance: into other memory
+            self._again = True
+            return None
+        if res == -errno.EINVAL and operation.reads and handle.done % 512 and is_direct(handle.fd):
+            return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
+        return res
+
+    def take(self, handle: Handle) -> Any:
+        """The result of a COMPLETE handle, or its error, raised."""
+        if handle.exception is not None:
+            try:
+                raise handle.exception
+            finally:
+                del handle
+        res = handle.res
+        if res >= 0:
+            return handle.operation.result(handle, res)
+        if res == -errno.ECANCELED and (handle.shut or (not self.open and handle.link is None)):
+            raise RingClosedError(f"the ring was closed before this was done ({handle.describe(handle.served_by)})")
+        error = os_error(-res, handle.name, handle.name2, handle.describe(handle.served_by or "none"), handle.link)
+        if res == -errno.EINVAL and handle.operation.transfers and is_direct(handle.fd):
+            error.add_note(_what_direct_needs(handle.fd))
+        try:
+            raise error
+        finally:
+            del error  # an exception must not hold the frame that holds it
+
+
+def _what_direct_needs(fd: int) -> str:
+    found = direct_alignment(fd)
+    memory, offset = found or (4096, 4096)
+    said = "" if found else "; the kernel does not say what this file needs, and that suits every device"
+    return (
+        f"fd {fd} has O_DIRECT: the buffer's address must be a multiple of {memory} bytes (aioring.alloc), "
+        f"offset and length of {offset}{said}"
+    )

@@ -1,0 +1,97 @@
+"""Reads and writes that are staged now and awaited later: a thousand need no thousand tasks."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..buffers import lent_bytes
+from ..engine.results import TRIES
+from ..handle import COMPLETE, Handle
+from ..operations import READ, is_direct
+from ..readiness import READ as TO_READ
+from . import define
+from .data import Data
+from .large import LARGE
+from .pending import Pending
+from .unseekable import MOST, reader
+
+__all__ = ["Start"]
+
+_BACKGROUND = replace(READ, name="transfer", result=lambda handle, _: handle.value)
+
+
+class Start(Data):
+    """The part of `Ring` that starts transfers."""
+
+    def start_read(self, fd: int, offset: int, n: int) -> Pending[bytes]:
+        """A `read` that is staged now: an awaitable for its bytes. A thousand need no thousand tasks.
+
+        Arguments, errors and cancelling as `read`; bad arguments are raised here, an `OSError` at the `await`. One that
+        fails and is never awaited is logged on the logger `aioring`.
+        """
+        return self._begin(fd, offset, lambda at: define.read(fd, at, n))
+
+    def start_write(self, fd: int, offset: int, data: Any) -> Pending[int]:
+        """A `write` that is staged now: an awaitable for the number of bytes. As `start_read`."""
+        return self._begin(fd, offset, lambda at: define.write(fd, at, data))
+
+    def _begin(self, fd: Any, offset: int, make: Callable[[int], Handle]) -> Pending[Any]:
+        engine = self._engine
+        try:
+            waits = self._waits(fd, offset)
+        except OSError as error:
+            handle = make(0)
+            handle.exception, handle.res, handle.state = error, -(error.errno or errno.EIO), COMPLETE
+            return Pending(self, engine, handle)
+        handle = make(0 if waits else offset)
+        if not waits:
+            handle.direct = handle.operation is READ and is_direct(handle.fd)
+            if handle.length >= LARGE and handle.operation is READ and engine.method.pieces and not handle.direct:
+                handle.tries = TRIES + 1  # by a worker: no copy of that size on the loop's thread
+            try:
+                engine.ask(handle)
+                return Pending(self, engine, handle)
+            except BaseException:
+                engine.forsake(handle)
+                raise
+
+        # What cannot seek is waited for by a task of its own: there is nothing that could be staged. What the fd means is
+        # held from now on.
+        user = object()
+        try:
+            file = self._unseekable.begin(handle.fd, user)
+        except OSError as error:
+            handle.exception, handle.res, handle.state = error, -(error.errno or errno.EIO), COMPLETE
+            return Pending(self, engine, handle)
+
+        begun = False
+
+        async def background() -> Any:
+            nonlocal begun
+            begun = True
+            if handle.operation is READ:
+                memory = bytearray(min(handle.length, MOST))
+                got = await self._unseekable.transfer(handle.fd, TO_READ, reader((memory,)), user, file)
+                return bytes(memory[:got])
+            assert handle.view is not None
+            return await self._write_all(handle.fd, [lent_bytes(handle.view)], user, file)
+
+        def over(value: Any, error: BaseException | None) -> None:
+            if not begun:
+                self._unseekable.leave(handle.fd, user, file)
+            handle.value, handle.exception = value, error
+            handle.res = 0 if value is not None else -errno.ECANCELED
+            handle.operation = _BACKGROUND
+            handle.state = COMPLETE
+            engine.finish(handle)
+
+        stop = engine.loop.spawn(background, over)
+
+        def cancel(_: Handle) -> bool:
+            stop()
+            return True
+
+        return Pending(self, engine, handle, cancel)
