@@ -40,7 +40,7 @@ METHODS = ("io_uring", "linux_aio", "worker", "sync")
         ("worker", False),
         ("sync", False),
         ("scripted", False),
-    ],  # fmt: skip
+    ],
     ids=lambda one: f"{one[0]}-{'cached' if one[1] else 'uncached'}",
 )
 def combination(request: pytest.FixtureRequest) -> tuple[str, bool]:
