@@ -46,22 +46,6 @@ def new_bytes(n: int) -> bytes:
     return made
 
 
-_madvise: Any = getattr(ctypes.PyDLL(None), "madvise", None)
-_HUGE_PAGE = 2 << 20
-_MADV_HUGEPAGE = 14  # linux/mman.h, asm-generic: the same on every machine of ours
-
-
-def advise_huge(data: bytes) -> None:
-    """Ask for huge pages under new memory of many megabytes: madvise(2), MADV_HUGEPAGE. Where there are none, nothing.
-
-    Without it 256 MiB are 65,536 page faults, which take longer than the copy.
-    """
-    start = -(-bytes_address(data) // _HUGE_PAGE) * _HUGE_PAGE
-    end = (bytes_address(data) + len(data)) // _HUGE_PAGE * _HUGE_PAGE
-    if _madvise is not None and start < end:
-        _madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_HUGEPAGE)
-
-
 def bytes_address(data: bytes) -> int:
     """Where the data of a bytes object lies. Valid while the object lives: CPython does not move objects."""
     return id(data) + BYTES_DATA

@@ -1,108 +1,163 @@
-"""4 KiB reads of cached pages: the ring, with and without the page-cache step, beside `os.pread` and aiofiles.
+"""4 KiB reads: aioring beside everybody else, idle, beside a thread that runs Python, and where io_uring is refused.
 
-    python benchmarks/ring_read.py [--loop asyncio|uvloop] [--reads 20000] [--rounds 5]
+    python benchmarks/ring_read.py [--settings idle,busy,refused,overlay] [--loops asyncio,uvloop] [--rounds 5]
+                                   [--reads 20000] [--folder /var/tmp] [--write]
 
-Rows alternate within one process, medians of the rounds are printed, as rates and as ratios of `os.pread` in a plain
-loop. Machines are shared and noisy: read the ratios. The benchmark against every peer, beside a busy thread and on cold
-files, comes with the next issue.
+Each setting and loop is a process of its own, so that a seccomp filter, or a busy thread, is there from the start. Within
+it everybody takes turns, round after round: what is printed are medians, as rates, as ratios to `os.pread` in a plain loop
+of the same process, and as CPU time per read. Machines are shared and noisy: read the ratios. `--write` puts the table into
+docs/benchmarks/ring_read.md. Peers come with the extra `bench`; who is not installed is said so.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
+import errno
+import json
 import os
+import platform
 import random
-import statistics
+import shutil
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
-import aioring
+import rows
+from measure import Table, be_busy, fio, refuse_io_uring
 
-BLOCK = 4096
-SIZE = 16 << 20
-
-
-async def drive(read: Callable[[int], Awaitable[Any]], offsets: list[int], tasks: int) -> None:
-    todo = iter(offsets)
-
-    async def one() -> None:
-        for offset in todo:
-            assert len(await read(offset)) == BLOCK
-
-    await asyncio.gather(*[one() for _ in range(tasks)])
+HERE = Path(__file__).parent
+SETTINGS = {
+    "idle": "Idle: nothing else runs in the process",
+    "busy": "Beside one thread that runs Python",
+    "refused": "io_uring refused by a seccomp filter, as Docker's default profile does",
+    "overlay": "The same on overlayfs, as in a container's own file system",
+}
+SIZE = 256 << 20
 
 
-async def main(reads: int, rounds: int) -> None:
-    rng = random.Random(1)
-    offsets = [rng.randrange(SIZE // BLOCK) * BLOCK for _ in range(reads)]
-    with tempfile.NamedTemporaryFile(dir="/var/tmp") as file:
-        file.write(os.urandom(SIZE))
-        file.flush()
-        fd = file.fileno()
-        rates: dict[str, list[float]] = {}
-
-        async def timed(label: str, work: Callable[[], Awaitable[None]], n: int = reads) -> None:
-            start = time.perf_counter()
-            await work()
-            rates.setdefault(label, []).append(n / (time.perf_counter() - start))
-
-        async def plain() -> None:
-            for offset in offsets:
-                os.pread(fd, BLOCK, offset)
-
-        async with (
-            aioring.Ring(method="auto") as cached,
-            aioring.Ring(method="auto", page_cache_first=False) as alone,
-            aioring.Ring(method="worker", page_cache_first=False) as worker,
-        ):
-            few = offsets[: reads // 5]
-            for _ in range(rounds):
-                await timed("os.pread in a plain loop", plain)
-                for tasks in (1, 32):
-                    label = f"{tasks} task{'s' if tasks > 1 else ''}"
-                    await timed(
-                        f"page cache first, {label}",
-                        lambda t=tasks: drive(lambda o: cached.read(fd, o, BLOCK), offsets, t),
-                    )
-                    await timed(
-                        f"{alone.method} alone, {label}",
-                        lambda t=tasks: drive(lambda o: alone.read(fd, o, BLOCK), offsets, t),
-                    )
-                    await timed(
-                        f"worker alone, {label}",
-                        lambda t=tasks: drive(lambda o: worker.read(fd, o, BLOCK), few, t),
-                        len(few),
-                    )
-                try:
-                    import aiofiles
-                except ImportError:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", default=",".join(SETTINGS))
+    parser.add_argument("--loops", default="asyncio,uvloop")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--reads", type=int, default=20_000, help="a round of the fastest; slow ones get a part of it")
+    parser.add_argument("--folder", default="/var/tmp", help="where the data file is made: a real disk")
+    parser.add_argument("--only", help="rows whose name has this in it")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks/ring_read.md")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args)
+        return
+    unknown = set(args.settings.split(",")) - set(SETTINGS)
+    if unknown:
+        parser.error(f"unknown settings {', '.join(unknown)}: {', '.join(SETTINGS)}")
+    with tempfile.TemporaryDirectory(dir=args.folder, prefix="aioring-bench-") as folder:
+        path = make_data(Path(folder))
+        text = [head()]
+        for setting in args.settings.split(","):
+            text.append(f"## {SETTINGS[setting]}\n")
+            file, undo = path, None
+            if setting == "overlay":
+                file, undo = on_overlayfs(path, Path(folder))
+                if undo is None:
+                    text.append("overlayfs cannot be mounted here.\n")
+                    print(text[-1])
                     continue
-                async with aiofiles.open(file.name, "rb") as f:
+            try:
+                for loop in args.loops.split(","):
+                    text += run(args, setting, loop, file)
+            finally:
+                if undo is not None:
+                    subprocess.run(undo, check=False)
+        if args.write:
+            target = HERE.parent / "docs" / "benchmarks" / "ring_read.md"
+            target.write_text("\n".join(text), encoding="utf-8")
+            print(f"written: {target}")
 
-                    async def seek_and_read(f: Any = f) -> None:
-                        for offset in few[:500]:
-                            await f.seek(offset)
-                            assert len(await f.read(BLOCK)) == BLOCK
 
-                    await timed("aiofiles, 1 task", seek_and_read, min(len(few), 500))
-    base = statistics.median(rates["os.pread in a plain loop"])
-    for label, found in rates.items():
-        rate = statistics.median(found)
-        print(f"{label:36} {rate:10,.0f} /s   {rate / base:6.3f}")
+def run(args: argparse.Namespace, setting: str, loop: str, path: Path) -> list[str]:
+    """One process: the tables that it printed."""
+    command = [sys.executable, __file__, "--child", json.dumps([setting, loop, str(path)])]
+    command += ["--rounds", str(args.rounds), "--reads", str(args.reads)]
+    if args.only:
+        command += ["--only", args.only]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    text = f"### {loop}\n\n{done.stdout}"
+    if done.returncode:
+        text += f"\nThis run ended with exit code {done.returncode}.\n"
+    print(text, flush=True)
+    return [text]
+
+
+def child(args: argparse.Namespace) -> None:
+    setting, loop, path = json.loads(args.child)
+    if setting in ("refused", "overlay"):
+        refuse_io_uring()
+    if setting == "busy":
+        be_busy()
+    random.seed(1)
+    table = Table()
+    work = rows.measure(table, setting, path, args.rounds, args.reads, args.only or "")
+    if loop == "uvloop":
+        import uvloop
+
+        uvloop.run(work)
+    else:
+        asyncio.run(work)
+    if setting == "idle" and loop == "asyncio":
+        fio(table, path)
+    print(table)
+
+
+def make_data(folder: Path) -> Path:
+    path = folder / "data"
+    try:
+        with open(path, "wb") as file:
+            for _ in range(SIZE >> 20):
+                file.write(os.urandom(1 << 20))
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SystemExit(f"no room for {SIZE >> 20} MiB of data in {folder.parent}: name another --folder") from None
+    return path
+
+
+def on_overlayfs(path: Path, folder: Path) -> tuple[Path, list[str] | None]:
+    """The file seen through an overlay mount, and the command that takes it off; None where none can be made."""
+    lower, upper, work, merged = (folder / name for name in ("lower", "upper", "work", "merged"))
+    for one in (lower, upper, work, merged):
+        one.mkdir()
+    os.link(path, lower / "data")
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    if not shutil.which("mount"):
+        return path, None
+    done = subprocess.run(
+        ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)], capture_output=True, check=False
+    )
+    return (merged / "data", ["umount", str(merged)]) if done.returncode == 0 else (path, None)
+
+
+def head() -> str:
+    machine: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cores": os.cpu_count(),
+    }
+    return (
+        "# 4 KiB reads, beside everybody else\n\n"
+        "Made by `python benchmarks/ring_read.py --write`; medians of alternating rounds, cells that we lose included. "
+        '"ratio" is to `os.pread` in a plain loop of the same process.\n\n'
+        f"{machine['date']}, Python {machine['python']}, Linux {machine['kernel']}, {machine['cores']} cores, a virtual "
+        "disk. Machines are shared and noisy: run it on yours before you believe it.\n"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
-    parser.add_argument("--reads", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    args = parser.parse_args()
-    if args.loop == "uvloop":
-        import uvloop
-
-        uvloop.run(main(args.reads, args.rounds))
-    else:
-        asyncio.run(main(args.reads, args.rounds))
+    main()

@@ -423,7 +423,7 @@ class Engine(Cancelling):
                     except BaseException as error:
                         await self.loop.park(handle, self.cancel, error)
             if handle.res >= 0 and handle.exception is None:
-                return handle.operation.result(handle, handle.res)
+                return handle.done if handle.operation is READINTO else handle.operation.result(handle, handle.res)
             return self.take(handle)
         except BaseException:
             self.forsake(handle)

@@ -15,7 +15,7 @@ from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_h
 
 __all__ = [
     "Iovec2", "address_of", "fallocate", "flags_of", "lseek", "open_cached", "openat", "openat2", "preadv2",
-    "sync_file_range", "tee",
+    "stat_cached", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -77,6 +77,7 @@ def openat(dir_fd: int, path: bytes, flags: int, mode: int) -> int:
     return fd
 
 
+_O_PATH = getattr(os, "O_PATH", 0)
 _open_how = ctypes.create_string_buffer(OPEN_HOW_BYTES)
 _open_how_bytes = ctypes.c_size_t(OPEN_HOW_BYTES)
 
@@ -87,9 +88,47 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
     For flags that make nothing. O_NONBLOCK is added: on a FIFO without a peer RESOLVE_CACHED alone blocks. Keeps the
     GIL: it never waits. (io_uring's own first attempt is the same call, inside io_uring_enter.)
     """
-    pack_open_how_into(_open_how, 0, (flags | os.O_NONBLOCK | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
+    if not flags & _O_PATH:  # which opens nothing, and takes no such flag
+        flags |= os.O_NONBLOCK
+    pack_open_how_into(_open_how, 0, (flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
     fd: int = _openat2(SYS_OPENAT2, dir_fd, path, _open_how, _open_how_bytes)
     return fd
+
+
+_close: Any = ctypes.PyDLL(None).close
+_fstatfs: Any = ctypes.PyDLL(None).fstatfs
+_statfs = ctypes.create_string_buffer(256)
+_f_type = ctypes.c_long.from_buffer(_statfs)
+# Whose fstat(2) asks nobody (linux/magic.h): ext4, xfs, btrfs, f2fs, tmpfs, overlayfs, ramfs, proc, sysfs, pipes, sockets,
+# anonymous inodes, ttys, hugetlbfs, squashfs, devtmpfs is tmpfs. NFS, FUSE and others may ask a server.
+_LOCAL = frozenset({
+    0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630, 0x858458F6, 0x9FA0, 0x62656572, 0x50495045,
+    0x534F434B, 0x09041934, 0x1CD1, 0x958458F6, 0x73717368,
+})  # fmt: skip
+
+
+def stat_of_fd(fd: int) -> os.stat_result | None:
+    """fstat(2) where it cannot wait; None where it might, or where anything is wrong."""
+    if not 0 <= fd < 1 << 31 or _fstatfs(fd, _statfs) or _f_type.value & 0xFFFFFFFF not in _LOCAL:
+        return None
+    try:
+        return os.fstat(fd)
+    except OSError:
+        return None
+
+
+def stat_cached(dir_fd: int, path: bytes, follow_symlinks: bool) -> os.stat_result | None:
+    """stat(2) of what the kernel has in its caches: openat2(2) with O_PATH and RESOLVE_CACHED, fstat(2), close(2).
+
+    None: it might wait, or something is wrong. 3 us, where io_uring's STATX always goes to a kernel thread: 50.
+    """
+    fd = open_cached(dir_fd, path, _O_PATH | (0 if follow_symlinks else os.O_NOFOLLOW))
+    if fd < 0:
+        return None
+    try:
+        return stat_of_fd(fd)
+    finally:
+        _close(fd)
 
 
 def openat2(dir_fd: int, path: bytes, flags: int, mode: int, resolve: int) -> int:

@@ -7,11 +7,12 @@ the task's waiter.
 
 from __future__ import annotations
 
+import weakref
 from asyncio.events import _get_running_loop  # C, no exception where none runs
 from collections.abc import Iterable
 from typing import Any
 
-from ..buffers import lent_bytes, lent_writable
+from ..buffers import lent_bytes, lent_writable, view_address
 from ..engine import Engine
 from ..engine.results import TRIES
 from ..handle import Handle
@@ -38,10 +39,13 @@ class Data(Unseekable):
     _loop_here: Any = None
     _closing: Any = ()
     _transfer: Any = None
+    # By the id of a caller's memoryview: itself, its address, its size.
+    _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]
 
     def _opened(self, engine: Engine) -> None:
         self._at_once = self._page_cache_first and engine.method.at_once
         self._cache = PageCache(self._at_once)
+        self._lent = {}
         self._closing = engine.closing
         engine.budget.on_refill = self._cache.tick
         if engine.loop.kind == "asyncio":
@@ -74,13 +78,13 @@ class Data(Unseekable):
             self._budget.left > 0
             and _get_running_loop() is self._loop_here
             and (not self._closing or fd not in self._closing)  # what is asked of a closing fd comes after the close
-            and offset.__class__ is int
+            and type(offset) is int
             and 0 <= offset <= OFF_MAX
         ):
             cache = self._cache
             seeks = False
             if cache.asking:
-                views = cache.views.get(n) if n.__class__ is int else None
+                views = cache.views.get(n) if type(n) is int else None
                 if views is None:
                     got = cache.ask(fd, offset, n)  # the first of its size
                 else:
@@ -105,7 +109,7 @@ class Data(Unseekable):
                 if cache.misses >= LOOK_AGAIN:
                     cache.look_again()
             if (
-                n.__class__ is int is fd.__class__
+                type(n) is int is type(fd)
                 and 0 < n <= SMALL
                 and 0 <= fd <= INT_MAX
                 and (seeks or lseek(fd, 0, 1) != -1)
@@ -117,33 +121,42 @@ class Data(Unseekable):
     async def _read(self, fd: Any, offset: int, n: int) -> bytes:
         """All that is unusual: another loop, a budget that is spent, a closed ring, arguments that are not plain."""
         engine = self._engine
-        if self._waits(fd, offset):
+        if engine.loop.checks:
+            await engine.loop.checkpoint()
+        handle: Handle | None = None
+        paid = False
+        if type(n) is int is type(fd) and type(offset) is int and offset >= 0 and self._late(engine, fd, n):
+            handle = Handle(READ, fd, offset, n)
+            paid = await self._turn(engine, handle)
+            if handle.done >= 0:
+                return self._cache.taken(handle.done, n)
+            handle.done = 0
+        try:
+            waits = self._waits(fd, offset)
+        except BaseException:
+            if handle is not None:
+                engine.release(fd, handle)
+            raise
+        if waits:
             # A read of no bytes is answered by the kernel at once: nothing is waited for.
             size = min(define.read(fd, 0, n).length, MOST)
             memory = bytearray(size)
             got = await self._unseekable.transfer(define.descriptor(fd), TO_READ, reader((memory,)))
             return bytes(memory[:got])
-        handle = define.read(fd, offset, n)
-        if engine.loop.checks:
-            await engine.loop.checkpoint()
-        if handle.length >= large.LARGE and engine.method.pieces and not is_direct(handle.fd):
-            return await large.read(engine, handle.fd, handle.offset, handle.length)
-        paid = False
-        if self._late(engine, handle):
-            paid = await self._turn(engine, handle)
-            if handle.done >= 0:
-                return self._cache.taken(handle.done, handle.length)
-            handle.done = 0
+        if handle is None:
+            handle = define.read(fd, offset, n)
+            if handle.length >= large.LARGE and engine.method.pieces and not is_direct(handle.fd):
+                return await large.read(engine, handle.fd, handle.offset, handle.length)
         result: bytes = await engine.transfer(handle, paid)
         return result
 
-    def _late(self, engine: Engine, handle: Handle) -> bool:
+    def _late(self, engine: Engine, fd: int, n: int) -> bool:
         """Whether a unit of the budget has to be waited for, to be served from the page cache: it is spent, or this is
         trio, where nothing has been asked yet."""
         budget = engine.budget
         if budget.left > 0 and self._budget is budget:
             return False
-        if self._cache.asking and 0 < handle.length <= SMALL and handle.fd not in engine.closing:
+        if self._cache.asking and 0 < n <= SMALL and fd not in engine.closing:
             return True
         if budget.left <= 0:
             budget.spent()
@@ -182,20 +195,28 @@ class Data(Unseekable):
             self._budget.left > 0
             and _get_running_loop() is self._loop_here
             and (not self._closing or fd not in self._closing)
-            and offset.__class__ is int
+            and type(offset) is int
             and 0 <= offset <= OFF_MAX
         ):
-            view = lent_writable(buffer)
-            n = view.nbytes
+            known = self._lent.get(id(buffer))
+            same = known[0]() if known is not None else None
+            if known is not None and same is not None and same is buffer:
+                view = memoryview(same)  # a new export: it holds the memory, and raises where `buffer` was released
+                address, n = known[1], known[2]
+            else:
+                view = lent_writable(buffer)
+                address, n = 0, view.nbytes
+                if type(buffer) is memoryview and n and buffer.format == "B" and buffer.ndim == 1:
+                    self._remember(buffer, view)
             if self._cache.asking:
                 got = self._cache.ask(fd, offset, n)
                 if got >= 0:
                     self._budget.left -= 1
                     self._cache.fill(view, got)
                     return got
-            if fd.__class__ is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and lseek(fd, 0, 1) != -1:
+            if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and lseek(fd, 0, 1) != -1:
                 handle = Handle(READINTO, fd, offset, n)
-                handle.view = view
+                handle.view, handle.address = view, address
                 moved: int = await self._transfer(handle)
                 return moved
         engine = self._engine
@@ -209,7 +230,7 @@ class Data(Unseekable):
             assert isinstance(handle.view, memoryview)
             return await large.readinto(engine, handle.fd, handle.offset, handle.view)
         paid = False
-        if self._late(engine, handle):
+        if self._late(engine, handle.fd, handle.length):
             paid = await self._turn(engine, handle)
             if handle.done >= 0:
                 assert isinstance(handle.view, memoryview)
@@ -218,6 +239,12 @@ class Data(Unseekable):
             handle.done = 0
         done: int = await engine.transfer(handle, paid)
         return done
+
+    def _remember(self, buffer: memoryview, view: memoryview) -> None:
+        """Where a flat memoryview's memory lies. It does not move while the object lives, unless it is released, which a
+        new export of it finds out; finding the address costs as much as the rest of a read."""
+        key, lent = id(buffer), self._lent
+        lent[key] = (weakref.ref(buffer, lambda _: lent.pop(key, None)), view_address(view), view.nbytes)
 
     async def readv(self, fd: int, offset: int, buffers: Iterable[Any]) -> int:
         """Read at `offset` into several buffers in turn, like preadv(2), and return the number of bytes.

@@ -73,17 +73,11 @@ class Files(Lifetime):
         if engine.budget.left > 0:
             engine.budget.left -= 1
             return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
-        # Parked is in use: a close of the directory's fd waits for us.
-        directory = handle.fd
+        await self._park(engine, handle)
         try:
-            if directory >= 0:
-                engine.hold(directory, handle)
-            await engine.budget.turn()
-            engine.check()
-            return at_once.open_cached(directory, handle.path or b"", handle.flags)
+            return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
         finally:
-            if directory >= 0:
-                engine.release(directory, handle)
+            engine.release(handle.fd, handle)
 
     async def _opened_for(self, fd: int, flags: int) -> int:
         """What was opened with O_NONBLOCK, as it was asked for. No await before the return, but for a FIFO."""
@@ -145,15 +139,48 @@ class Files(Lifetime):
     ) -> os.stat_result:
         """What `os.stat` gives for a path or an fd, with every field (statx(2)).
 
-        Cancelling is delivered at once.
+        What is in the kernel's caches, on a local file system, is had in place, within the budget of a tick. Cancelling
+        is delivered at once.
 
         Raises:
             OSError: as stat(2), with the file name.
             ValueError: an fd with `dir_fd` or without `follow_symlinks`, or a NUL in the path.
             RingClosedError, WrongLoopError: as `open`.
         """
-        result: os.stat_result = await self._do(define.stat(path, dir_fd, follow_symlinks))
+        handle = define.stat(path, dir_fd, follow_symlinks)
+        engine = self._engine
+        if self._at_once and handle.fd not in engine.closing:
+            await engine.loop.checkpoint()
+            parked = engine.budget.left <= 0
+            if parked:
+                await self._park(engine, handle)
+            else:
+                engine.budget.left -= 1
+            found = (
+                at_once.stat_of_fd(handle.fd)
+                if isinstance(path, int)
+                else at_once.stat_cached(handle.fd, handle.path or b"", follow_symlinks)
+            )
+            if found is not None:
+                if parked:
+                    engine.release(handle.fd, handle)
+                return found
+            result: os.stat_result = await engine.do(handle)
+        else:
+            result = await self._do(handle)
         return result
+
+    @staticmethod
+    async def _park(engine: Engine, handle: Handle) -> None:
+        """Wait for a unit of a later tick. Its fd is in use meanwhile and, for a close, stays so until it is released."""
+        try:
+            if handle.fd >= 0:
+                engine.hold(handle.fd, handle)
+            await engine.budget.turn()
+            engine.check()
+        except BaseException:
+            engine.release(handle.fd, handle)
+            raise
 
     async def truncate(self, fd: int, n: int) -> None:
         """Cut the file to `n` bytes, or extend it with a hole, like `os.ftruncate`.

@@ -19,7 +19,7 @@ import stat
 from dataclasses import replace
 from typing import Any
 
-from ..buffers import advise_huge, bytes_view, new_bytes
+from ..buffers import bytes_view, new_bytes
 from ..engine import Engine
 from ..engine.results import TRIES
 from ..handle import COMPLETE, Handle
@@ -30,7 +30,6 @@ __all__ = ["LARGE", "read", "readinto"]
 LARGE = 256 << 10  # bytes; a copy of less takes 50 us at most
 PIECE = 1 << 20
 AT_ONCE = 4  # of one read; the other workers are for others
-_HUGE = 4 << 20  # from here on huge pages are asked for: faulting 4 KiB pages in costs three times the copy
 _TAIL = 256 << 10
 # Into aioring's own memory: a cancel need not wait for it.
 _OWN = replace(READINTO, name="read", settles=False)
@@ -40,8 +39,6 @@ async def read(engine: Engine, fd: int, offset: int, n: int) -> bytes:
     """All `n` bytes at `offset`, fewer at end of file."""
     size = _hint(fd, offset, n)
     memory = new_bytes(size)
-    if size >= _HUGE:
-        advise_huge(memory)
     # What lies behind the size that the file had is asked for as well: it may have grown, and /proc says 0.
     tail = Handle(READ, fd, offset + size, min(n - size, _TAIL)) if size < n else None
     pieces = _cut(_OWN, fd, offset, bytes_view(memory)[:size], memory) if size else []

@@ -106,7 +106,8 @@ class PageCache:
             self.look_again()
 
     def look_again(self) -> None:
-        self.misses, self.asking = 0, self.on
+        """Ask once more: another miss, and it is 512 reads again."""
+        self.misses, self.asking = _MISSES - 1, self.on
 
     def taken(self, got: int, n: int) -> bytes:
         """The bytes that `ask` had."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,3 +76,37 @@ async def test_direct_reads_work_into_bytes_and_into_aligned_memory(ring: aiorin
             await ring.read(fd, 100, 512)
     finally:
         await ring.close(fd)
+
+
+async def test_a_view_that_was_read_into_before_is_checked_again(ring: aioring.Ring, fd: int) -> None:
+    """Where a memoryview's memory lies is remembered; that it is still there is asked each time."""
+    memory = bytearray(8192)
+    view = memoryview(memory)
+    for at in (0, 100, 4096):
+        assert await ring.readinto(fd, at, view) == 8192
+        assert memory == os.pread(fd, 8192, at)
+    part = view[:100]
+    for _ in range(3):
+        assert await ring.readinto(fd, 7, part) == 100
+    assert memory[:100] == os.pread(fd, 100, 7)
+    part.release()
+    view.release()
+    for released in (view, part):
+        with pytest.raises(ValueError, match="released"):
+            await ring.readinto(fd, 0, released)
+    memory.append(1)  # nothing holds it any more
+    for _ in range(200):  # views come and go, and their ids are used again
+        memory = bytearray(os.urandom(64))
+        view = memoryview(memory)
+        assert await ring.readinto(fd, 50, view) == 64
+        assert memory == os.pread(fd, 64, 50)
+        del view
+    engine: Any = ring._started
+    assert not engine.live
+
+
+async def test_a_read_only_view_is_refused_each_time(ring: aioring.Ring, fd: int) -> None:
+    view = memoryview(bytes(10))
+    for _ in range(3):
+        with pytest.raises(BufferError, match="not writable"):
+            await ring.readinto(fd, 0, view)
