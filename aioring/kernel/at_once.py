@@ -7,6 +7,7 @@ may wait; those run on worker threads.
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how, pack_open_how_into
 
 __all__ = [
-    "Iovec2", "address_of", "fallocate", "flags_of", "lseek", "open_cached", "openat", "openat2", "preadv2",
-    "stat_cached", "stat_of_fd", "sync_file_range", "tee",
+    "Iovec2", "address_of", "fallocate", "flags_of", "open_cached", "openat", "openat2", "preadv2",
+    "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -39,10 +40,23 @@ if preadv2 is not None:
     preadv2.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_int]
     preadv2.restype = ctypes.c_ssize_t
 
-# lseek(fd, 0, 1) != -1: `fd` can surely seek, asked with the GIL in hand. Else ask again, slowly: with no argtypes, which
-# cost more than the call, the result is cut to an int, and a file that stands at 4 GiB - 1 looks like one that cannot.
-lseek: Any = ctypes.PyDLL(None).lseek
+_lseek: Any = ctypes.PyDLL(None).lseek
 _fcntl: Any = ctypes.PyDLL(None).fcntl
+_others = _thread._count  # threads of Python besides the main one
+
+
+def seeks(fd: int) -> bool:
+    """Whether `fd`, which fits a C int, can surely seek (lseek(2), SEEK_CUR by 0). False: ask again, slowly.
+
+    Where there is another thread that might take the GIL it is kept. ctypes without argtypes, which cost more than the
+    call, cuts the result to an int: a file that stands at 4 GiB - 1 looks like one that cannot.
+    """
+    if _others():
+        return bool(_lseek(fd, 0, 1) != -1)
+    try:
+        return os.lseek(fd, 0, 1) >= 0
+    except OSError:
+        return False
 
 
 def flags_of(fd: int) -> int:

@@ -16,7 +16,7 @@ from ..buffers import lent_bytes, lent_writable, view_address
 from ..engine import Engine
 from ..engine.results import TRIES
 from ..handle import Handle
-from ..kernel.at_once import lseek
+from ..kernel.at_once import seeks
 from ..operations import READ, READINTO, is_direct
 from ..readiness import READ as TO_READ
 from . import define, large
@@ -82,7 +82,7 @@ class Data(Unseekable):
             and 0 <= offset <= OFF_MAX
         ):
             cache = self._cache
-            seeks = False
+            known = False  # whether the kernel has said that it can seek
             if cache.asking:
                 views = cache.views.get(n) if type(n) is int else None
                 if views is None:
@@ -97,7 +97,7 @@ class Data(Unseekable):
                         got = cache.ended(fd, offset, n, got)
                     except BlockingIOError:
                         cache.miss()
-                        got, seeks = -1, True
+                        got, known = -1, True
                     except (OSError, TypeError, OverflowError):
                         cache.miss()
                         got = -1
@@ -108,12 +108,7 @@ class Data(Unseekable):
                 cache.misses += 1
                 if cache.misses >= LOOK_AGAIN:
                     cache.look_again()
-            if (
-                type(n) is int is type(fd)
-                and 0 < n <= SMALL
-                and 0 <= fd <= INT_MAX
-                and (seeks or lseek(fd, 0, 1) != -1)
-            ):
+            if type(n) is int is type(fd) and 0 < n <= SMALL and 0 <= fd <= INT_MAX and (known or seeks(fd)):
                 data: bytes = await self._transfer(Handle(READ, fd, offset, n))
                 return data
         return await self._read(fd, offset, n)
@@ -214,7 +209,7 @@ class Data(Unseekable):
                     self._budget.left -= 1
                     self._cache.fill(view, got)
                     return got
-            if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and lseek(fd, 0, 1) != -1:
+            if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and seeks(fd):
                 handle = Handle(READINTO, fd, offset, n)
                 handle.view, handle.address = view, address
                 moved: int = await self._transfer(handle)

@@ -39,7 +39,7 @@ __all__ = ["INT_MAX", "LOOK_AGAIN", "NOWAIT", "OFF_MAX", "SMALL", "PageCache"]
 
 SMALL = 64 << 10  # bytes: a larger copy in place would make the loop late
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-_MISSES = 64  # in a row, before a ring stops to ask
+_MISSES = 16  # in a row, before a ring stops to ask
 LOOK_AGAIN = 512  # reads after which it asks once more
 _FIGHT = 0.003  # seconds that the hits of one budget may take
 _HOLD = 256  # refills of the budget

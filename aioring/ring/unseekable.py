@@ -40,7 +40,7 @@ class Unseekable(Lifetime):
         """
         if fd.__class__ is not int:
             fd = define.descriptor(fd)
-        if 0 <= fd <= _INT_MAX and offset != -1 and at_once.lseek(fd, 0, 1) != -1:
+        if 0 <= fd <= _INT_MAX and offset != -1 and at_once.seeks(fd):
             return False
         try:
             os.lseek(fd, 0, os.SEEK_CUR)

@@ -124,7 +124,7 @@ def test_who_keeps_missing_stops_to_ask_and_looks_again_now_and_then(cache: Page
     cache.preadv = refuse
     for _ in range(5000):
         assert cache.ask(0, 0, 100) == -1
-    assert 64 <= asked <= 64 + 12
+    assert 16 <= asked <= 16 + 12
     cache.preadv = lambda *_: 100
     while not cache.asking:
         cache.skip()
