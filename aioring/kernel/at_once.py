@@ -15,8 +15,8 @@ from typing import Any
 from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how, pack_open_how_into
 
 __all__ = [
-    "Iovec2", "address_of", "fallocate", "flags_of", "open_cached", "openat", "openat2", "preadv2",
-    "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
+    "TMPFS", "Iovec2", "address_of", "fallocate", "file_system", "flags_of", "get_errno", "open_cached", "openat",
+    "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -34,8 +34,10 @@ def _raise() -> None:
 Iovec2 = ctypes.c_uint64 * 4  # struct iovec[2]
 address_of = ctypes.addressof
 
+get_errno = ctypes.get_errno
+
 # preadv2(2), keeping the GIL: only with RWF_NOWAIT. -1 where it fails. None where the C library has none.
-preadv2: Any = getattr(ctypes.PyDLL(None), "preadv2", None)
+preadv2: Any = getattr(_keeping_the_gil, "preadv2", None)
 if preadv2 is not None:
     preadv2.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_int]
     preadv2.restype = ctypes.c_ssize_t
@@ -115,15 +117,23 @@ _statfs = ctypes.create_string_buffer(256)
 _f_type = ctypes.c_long.from_buffer(_statfs)
 # Whose fstat(2) asks nobody (linux/magic.h): ext4, xfs, btrfs, f2fs, tmpfs, overlayfs, ramfs, proc, sysfs, pipes, sockets,
 # anonymous inodes, ttys, hugetlbfs, squashfs, devtmpfs is tmpfs. NFS, FUSE and others may ask a server.
+TMPFS = 0x01021994
 _LOCAL = frozenset({
-    0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x794C7630, 0x858458F6, 0x9FA0, 0x62656572, 0x50495045,
+    0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, TMPFS, 0x794C7630, 0x858458F6, 0x9FA0, 0x62656572, 0x50495045,
     0x534F434B, 0x09041934, 0x1CD1, 0x958458F6, 0x73717368,
 })  # fmt: skip
 
 
+def file_system(fd: int) -> int:
+    """The magic number of the file system that `fd` is on (fstatfs(2), linux/magic.h); -1: not to be had."""
+    if not 0 <= fd < 1 << 31 or _fstatfs(fd, _statfs):
+        return -1
+    return _f_type.value & 0xFFFFFFFF
+
+
 def stat_of_fd(fd: int) -> os.stat_result | None:
     """fstat(2) where it cannot wait; None where it might, or where anything is wrong."""
-    if not 0 <= fd < 1 << 31 or _fstatfs(fd, _statfs) or _f_type.value & 0xFFFFFFFF not in _LOCAL:
+    if file_system(fd) not in _LOCAL:
         return None
     try:
         return os.fstat(fd)

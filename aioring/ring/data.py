@@ -98,9 +98,8 @@ class Data(Unseekable):
                     except BlockingIOError:
                         cache.miss()
                         got, known = -1, True
-                    except (OSError, TypeError, OverflowError):
-                        cache.miss()
-                        got = -1
+                    except (OSError, TypeError, OverflowError) as error:
+                        got = cache.refused(error, fd, offset, n)
                 if got >= 0:
                     self._budget.left -= 1
                     return cache.taken(got, n)
@@ -140,7 +139,7 @@ class Data(Unseekable):
             return bytes(memory[:got])
         if handle is None:
             handle = define.read(fd, offset, n)
-            if handle.length >= large.LARGE and engine.method.pieces and not is_direct(handle.fd):
+            if handle.length >= large.LARGE and not is_direct(handle.fd):
                 return await large.read(engine, handle.fd, handle.offset, handle.length)
         result: bytes = await engine.transfer(handle, paid)
         return result
@@ -221,7 +220,7 @@ class Data(Unseekable):
         handle = define.readinto(fd, offset, buffer)
         if engine.loop.checks:
             await engine.loop.checkpoint()
-        if handle.length >= large.LARGE and engine.method.pieces and not is_direct(handle.fd):
+        if handle.length >= large.LARGE and not is_direct(handle.fd):
             assert isinstance(handle.view, memoryview)
             return await large.readinto(engine, handle.fd, handle.offset, handle.view)
         paid = False

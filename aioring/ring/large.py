@@ -2,7 +2,7 @@
 
 A read of what is in the page cache is a copy, and io_uring makes it inside io_uring_enter(2): 256 MiB stop the loop for 130
 ms. Cut into pieces that several workers copy at once, into slices of one buffer, it is also faster. Called by `data.py` for
-what is `LARGE` and not O_DIRECT, on methods that have `pieces`.
+what is `LARGE` and not O_DIRECT. Methods without `pieces` (sync, scripted) carry the pieces out themselves.
 
 Why workers and not IOSQE_ASYNC: with that flag the kernel looks the fd's number up when a kernel thread gets to it, and
 what it means by then may be another file (invariant 7). A dup would pin the file, but closing any dup of it drops the
@@ -41,7 +41,7 @@ async def read(engine: Engine, fd: int, offset: int, n: int) -> bytes:
     memory = new_bytes(size)
     # What lies behind the size that the file had is asked for as well: it may have grown, and /proc says 0.
     tail = Handle(READ, fd, offset + size, min(n - size, _TAIL)) if size < n else None
-    pieces = _cut(_OWN, fd, offset, bytes_view(memory)[:size], memory) if size else []
+    pieces = _cut(engine, _OWN, fd, offset, bytes_view(memory)[:size], memory) if size else []
     got = await _all(engine, fd, pieces, tail)
     if got < size or tail is None:
         return memory if got == len(memory) else memory[:got]
@@ -58,7 +58,7 @@ async def read(engine: Engine, fd: int, offset: int, n: int) -> bytes:
 
 async def readinto(engine: Engine, fd: int, offset: int, view: memoryview) -> int:
     """Fill `view` from `offset`: the number of bytes."""
-    return await _all(engine, fd, _cut(READINTO, fd, offset, view, None), None)
+    return await _all(engine, fd, _cut(engine, READINTO, fd, offset, view, None), None)
 
 
 def _hint(fd: int, offset: int, n: int) -> int:
@@ -70,12 +70,12 @@ def _hint(fd: int, offset: int, n: int) -> int:
     return min(n, max(found.st_size - offset, 0)) if stat.S_ISREG(found.st_mode) else n
 
 
-def _cut(operation: Operation, fd: int, offset: int, view: memoryview, keep: Any) -> list[Handle]:
-    pieces = []
+def _cut(engine: Engine, operation: Operation, fd: int, offset: int, view: memoryview, keep: Any) -> list[Handle]:
+    pieces, tries = [], TRIES + 1 if engine.method.pieces else 0  # so many: for the workers
     for at in range(0, view.nbytes, PIECE):
         part = view[at : at + PIECE]
         piece = Handle(operation, fd, offset + at, part.nbytes)
-        piece.view, piece.keep, piece.tries = part, keep, TRIES + 1  # for the workers
+        piece.view, piece.keep, piece.tries = part, keep, tries
         pieces.append(piece)
     return pieces
 
