@@ -9,7 +9,7 @@ RUN    := $(VENV)/bin/python
 SETUP  := PYTHON="$(PYTHON)" .ci/setup $(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-syscalls test-all lint format types docs clean
+.PHONY: help demo bench test test-syscalls test-all lint format types docs clean
 .NOTPARALLEL:
 
 help:  ## list the goals
@@ -31,6 +31,11 @@ test-syscalls:  ## run the core tests with liburing hidden: plain system calls
 	@echo "test-syscalls: runs the tests marked 'core' with liburing hidden, by plain system calls"
 	@$(SETUP) test,demo
 	@AIORING_LIBURING=none $(RUN) -m pytest -m core $(ARGS)
+
+bench:  ## read 4 KiB beside every peer (ARGS="--settings busy --rounds 3")
+	@echo "bench: 4 KiB reads with aioring and everybody else: idle, beside a busy thread, io_uring refused; takes 10 minutes"
+	@$(SETUP) bench
+	@$(RUN) benchmarks/ring_read.py $(ARGS)
 
 test-all:  ## run the tests on every Python from 3.11 to 3.15 that is here
 	@echo "test-all: runs the tests on every Python from 3.11 to 3.15, each in .venv-X.Y"

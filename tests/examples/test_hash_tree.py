@@ -204,10 +204,10 @@ def test_a_root_that_cannot_be_walked_is_one_line_and_2(tree: Path, name: str, r
 
 
 @pytest.mark.parametrize("loop", EVENT_LOOPS)
-def test_where_io_uring_is_refused_worker_threads_do_it_and_it_says_why(tree: Path, loop: str) -> None:
+def test_where_io_uring_is_refused_another_method_does_it_and_it_says_why(tree: Path, loop: str) -> None:
     code, output, errors = run(tree, "--loop", loop, prelude=REFUSED)
     assert (code, errors) == (0, "")
-    assert output.startswith("method: worker (not io_uring: ")
+    assert output.startswith("method: linux_aio (not io_uring: ")
     assert ("aioring", "worker") in rows(output)
 
 
