@@ -264,7 +264,9 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     stdlib = os.path.realpath(sysconfig.get_path("stdlib"))
     add("root", nargs="?", default=stdlib, metavar="ROOT", help="default: this Python's own files")
-    add("--method", choices=["auto", "io_uring", "worker", "sync"], help="default: AIORING_METHOD, or auto")
+    add(
+        "--method", choices=["auto", "io_uring", "linux_aio", "worker", "sync"], help="default: AIORING_METHOD, or auto"
+    )
     add("--loop", choices=["asyncio", "uvloop", "trio"], default="asyncio")
     add("--concurrency", type=int, default=64, metavar="N", help="files at once (default: 64)")
     add("--limit", type=int, default=4000, metavar="N", help="files at most (default: 4000; 0: all)")

@@ -119,7 +119,8 @@ class Data(Unseekable):
             await engine.loop.checkpoint()
         handle: Handle | None = None
         paid = False
-        if type(n) is int is type(fd) and type(offset) is int and offset >= 0 and self._late(engine, fd, n):
+        plain = type(n) is int is type(fd) and type(offset) is int and 0 <= offset <= OFF_MAX and 0 <= fd <= INT_MAX
+        if plain and self._late(engine, fd, n):
             handle = Handle(READ, fd, offset, n)
             paid = await self._turn(engine, handle)
             if handle.done >= 0:
