@@ -160,7 +160,7 @@ def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_the_environment_chooses_the_method(anyio_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for method in ("io_uring", "linux_aio", "worker", "sync"):
+    for method in NATIVE:
         monkeypatch.setenv("AIORING_METHOD", method)
         async with aioring.Ring() as ring:
             assert ring.method == method
@@ -442,7 +442,7 @@ def test_the_ring_of_a_loop_ends_with_it_and_leaves_nothing(runner: str, path: P
     go()
     gc.collect()
     before = has()
-    for method in NATIVE:
+    for method in ("io_uring", "linux_aio", "worker", "sync"):
         os.environ["AIORING_METHOD"] = method
         for _ in range(2):
             go()
