@@ -53,6 +53,7 @@ class LinuxAio:
         self._iocbs: list[bytes] = []  # of the line
         self._answers: deque[int] = deque()
         self._kept: dict[int, bytes] = {}  # token: its iocb, until its event has come
+        self._found: deque[tuple[int, int]] = deque()  # events that are still to be handed on
 
     def start(
         self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
@@ -125,18 +126,19 @@ class LinuxAio:
         self._completed.append((token, -errno.ENOMEM))
 
     def reap(self) -> None:
-        if not self._kept:
-            return
-        completed, before = self._completed, len(self._completed)
-        self._context.reap(completed)
-        for i in range(before, len(completed)):
-            token, res = completed[i]
+        found, kept = self._found, self._kept
+        if kept:
+            self._context.reap(found)
+        while found:
+            token, res = found[0]  # until it has been handed on, for who is struck by KeyboardInterrupt
             if res == -errno.EAGAIN or res == -errno.EOPNOTSUPP:
                 handle = self._live.get(token)
                 if handle is not None:
                     handle.tries = TO_WORKERS
-                    completed[i] = (token, -errno.EAGAIN)
-            self._kept.pop(token, None)
+                res = -errno.EAGAIN
+            self._completed.append((token, res))
+            kept.pop(token, None)
+            found.popleft()
 
     def poll(self) -> None:
         if self._line:

@@ -16,6 +16,7 @@ import pytest
 import aioring
 from aioring.kernel import aio
 from aioring.methods.linux_aio import LinuxAio
+from aioring.testing import Recording, Trace
 from tests.conftest import pattern
 from tests.harness import all_over, begin
 
@@ -65,6 +66,18 @@ async def test_hundreds_in_flight_come_back_each_with_its_own(anyio_backend: Any
             reads = [begin(group, ring.readinto, direct, i * 4096, buffers[i]) for i in range(256)]
         assert [read.value for read in reads] == [4096] * 256
         assert b"".join(buffers) == WHOLE
+
+
+async def test_a_recorded_one_gives_everything_back(anyio_backend: Any, direct: int) -> None:
+    trace = Trace()
+    recorded = Recording("linux_aio", trace)
+    async with aioring.Ring(method=recorded) as ring:
+        buffer = aioring.alloc(4096)
+        for i in range(20):
+            assert await ring.readinto(direct, i * 4096, buffer) == 4096
+            assert buffer == WHOLE[i * 4096 : (i + 1) * 4096]
+        assert trace.count("completed", "readinto") == 20
+        assert not recorded.inner._kept
 
 
 @pytest.mark.parametrize("what", ["offset", "length", "address"])
