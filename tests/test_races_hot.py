@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import pytest
 import trio
 
 import aioring
-from aioring.handle import SUBMITTED
+from aioring import operations as op
+from aioring.handle import SUBMITTED, Handle
 from aioring.kernel import at_once
 from aioring.kernel.liburing import SystemCalls
 from aioring.methods.io_uring import IoUring
@@ -124,7 +125,11 @@ async def test_a_large_read_beyond_the_size_that_was_seen_is_older_than_a_close_
     anyio_backend: Any, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """/proc says 0 of every file, and a file may grow: what lies behind is read in further pieces."""
-    monkeypatch.setattr(large, "_hint", lambda *_: 0)
+
+    async def nothing(*_: Any) -> int:
+        return 0
+
+    monkeypatch.setattr(large, "_hint", nothing)
     monkeypatch.setattr(large, "_TAIL", 4096)
     fd = os.open(path, os.O_RDONLY)
     method = Held()
@@ -265,24 +270,27 @@ def test_a_large_readinto_whose_coroutine_is_closed_while_it_is_cancelled_lets_g
 # --- parked, then struck or missed ------------------------------------------------------------------------------------
 
 
-async def test_an_open_that_waits_for_its_turn_is_older_than_a_close_of_its_directory(
-    anyio_backend: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_open_that_waits_for_its_turn_is_older_than_a_close_of_its_directory(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the kernel then says that the path is not cached."""
     monkeypatch.setattr(at_once, "open_cached", lambda *_: -1)
     folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        async with aioring.Ring(method="worker") as ring, anyio.create_task_group() as group:
+
+    async def main() -> None:
+        async with aioring.Ring(method="worker") as ring:
             engine = engine_of(ring)
             engine.budget.left = 0
-            opened = begin(group, lambda: ring.open(path.name, os.O_RDONLY, dir_fd=folder))
-            await until(lambda: engine.budget._parked)
-            close = begin(group, ring.close, folder)
-            await ends(opened, "the open")
-            await ends(close, "the close")
-            if opened.error is None:
-                os.close(opened.value)
-            assert opened.error is None, repr(opened.error)
+            opened = asyncio.ensure_future(ring.open(path.name, os.O_RDONLY, dir_fd=folder))
+            await asyncio.sleep(0)
+            assert engine.budget._parked
+            close = asyncio.ensure_future(ring.close(folder))
+            await asyncio.wait([opened, close], timeout=SOON)
+            await close
+            os.close(await opened)
+
+    try:
+        asyncio.run(main())
     finally:
         close_quietly(folder)
 
@@ -361,6 +369,7 @@ def test_an_interrupt_as_a_read_at_once_enters_the_kernel_keeps_no_close_waiting
     async def main() -> None:
         async with aioring.Ring(method=IoUring(SystemCalls()), page_cache_first=False) as ring:
             engine = engine_of(ring)
+            await ticks(5)  # the doorbell that rang when the ring was proved
             mapped = engine.method._queues.mapped  # type: ignore[attr-defined]
             submit = mapped.submit
             mapped.submit = Strikes(submit)
@@ -474,31 +483,60 @@ def test_a_directory_on_tmpfs_is_an_error_with_a_note_like_any_other() -> None:
 # --- in place, from several threads -----------------------------------------------------------------------------------
 
 
-def test_two_loops_in_two_threads_open_in_place_each_with_its_own_flags(path: Path) -> None:
-    wrong: list[str] = []
-    stop = time.monotonic() + 2
-    name = os.fsencode(path) + b"\0"
+class Meanwhile:
+    """Calls `function`, then lets another thread run `other` before it returns: the GIL may change hands after any call."""
 
-    def opens(flags: int) -> None:
-        while time.monotonic() < stop and not wrong:
-            fd = at_once.open_cached(-100, name, flags)
-            if fd >= 0:
-                got = fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND | os.O_PATH)
-                os.close(fd)
-                if got != flags:
-                    wrong.append(f"asked for {flags:#o}, was given {got:#o}")
+    def __init__(self, function: Any, other: Any) -> None:
+        self._function, self._other, self._left = function, other, 1
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=opens, args=(flags,)) for flags in (os.O_RDONLY, os.O_RDWR | os.O_APPEND)]
-        for thread in threads:
+    def __call__(self, *args: Any) -> Any:
+        got = self._function(*args)
+        if self._left:
+            self._left = 0
+            thread = threading.Thread(target=self._other)
             thread.start()
-        for thread in threads:
-            thread.join()
+            thread.join(0.5)  # by then it is done, or waits for a lock that we hold
+        return got
+
+
+def test_an_open_in_place_never_gets_the_flags_of_another_thread_s(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[int] = []
+
+    def other() -> None:
+        opened.append(at_once.open_cached(-100, os.fsencode(path) + b"\0", os.O_RDWR | os.O_APPEND))
+
+    async def main() -> int:
+        async with aioring.Ring(method="worker") as ring:
+            pack = Meanwhile(at_once.pack_open_how_into, other)
+            with monkeypatch.context() as patch:
+                patch.setattr(at_once, "pack_open_how_into", pack)
+                return await ring.open(path, os.O_RDONLY | os.O_APPEND)
+
+    path.stat()
+    fd = asyncio.run(main())
+    try:
+        with pytest.raises(OSError):
+            os.write(fd, b"asked for reading only")
     finally:
-        sys.setswitchinterval(interval)
-    assert not wrong
+        for one in (fd, *opened):
+            os.close(one)
+
+
+def test_what_file_system_an_fd_is_on_is_never_that_of_another_thread_s_fd(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        shm = os.open("/dev/shm", os.O_RDONLY)
+    except OSError:
+        pytest.skip("no /dev/shm")
+    try:
+        if (mine := at_once.file_system(fd)) == (theirs := at_once.file_system(shm)):
+            pytest.skip("only one file system")
+        ask = Meanwhile(at_once._fstatfs, lambda: at_once.file_system(shm))
+        monkeypatch.setattr(at_once, "_fstatfs", ask)
+        assert at_once.file_system(fd) == mine, f"{theirs:#x} is the other's"
+    finally:
+        os.close(shm)
 
 
 # --- the kernel's older AIO -------------------------------------------------------------------------------------------
@@ -534,7 +572,7 @@ def test_an_interrupt_after_io_submit_refused_a_read_is_no_lost_read(
 def test_a_worker_s_answer_that_comes_while_aio_is_reaped_stays_what_it_is(path: Path) -> None:
     fd = os.open(path, os.O_RDWR | os.O_DIRECT)
 
-    def refuses() -> None:
+    def refuses() -> int:
         go.wait()
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
@@ -553,10 +591,6 @@ def test_a_worker_s_answer_that_comes_while_aio_is_reaped_stays_what_it_is(path:
                 while not into and time.monotonic() < limit:
                     time.sleep(0.001)
                 reap(into)
-
-            from aioring import operations as op
-            from dataclasses import replace
-            from aioring.handle import Handle
 
             call = Handle(replace(op.FSYNC, name="refused", blocking=lambda *_: refuses(), opcode=None))
             call.fd = fd

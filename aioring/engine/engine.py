@@ -124,14 +124,18 @@ class Engine(Cancelling):
             if not paid:
                 self.budget.left -= 1
             handle.served_by = self.method.name
-            if self._now(handle):
-                if self.held:
-                    self.release(handle.fd, handle)  # it was parked before
-                return
-            self.method.reap()
-            self._complete_all()
-            if staged:
-                self.flush()  # on, before anybody else can close the fd
+            try:
+                if self._now(handle):
+                    if self.held:
+                        self.release(handle.fd, handle)  # it was parked before
+                    return
+                self.method.reap()
+                self._complete_all()
+                if staged:
+                    self.flush()  # on, before anybody else can close the fd
+            except BaseException:
+                self._come_back()  # pushed, perhaps, and not submitted
+                raise
             return
         if self.closing or self.backlog or not handle.length or handle.operation not in self._lean:
             self.ask(handle)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..handle import COMPLETE, Handle
+from ..handle import COMPLETE, DEFINED, Handle
 from ..operations import CLOSE
 from .chains import Chain
 
@@ -31,7 +31,7 @@ class Fence:
         self.owner = owner
         self.before = before
         self.lifted = False
-        self.waits = False
+        self.waits = True
         self.after: deque[Handle | Chain] = deque()
         self.then: list[Callable[[], Any]] = []
 
@@ -88,10 +88,9 @@ class Fences:
         """Begin to close `fds`. The owner goes on at once, or when all who were asked before have done."""
         mine = set(owner.links) if isinstance(owner, Chain) else set()
         for fd in fds:
-            fence = self.closing[fd] = Fence(owner, self._users(fd) - mine)
+            self.closing[fd] = Fence(owner, self._users(fd) - mine)
             if self.on_fence is not None:
                 self.on_fence(fd)
-            fence.waits = True
         self._go_if_free(owner, fds)
 
     def _users(self, fd: int) -> set[object]:
@@ -109,12 +108,14 @@ class Fences:
         return users
 
     def _go_if_free(self, owner: Handle | Chain, fds: list[int]) -> None:
-        if any(self.closing[fd].before for fd in fds):
+        fences = [fence for fd in fds if (fence := self.closing.get(fd)) is not None and fence.owner is owner]
+        # All are up, nobody is before any of them, and it has not gone yet.
+        if len(fences) < len(set(fds)) or any(fence.before or not fence.waits for fence in fences):
             return
         # First: struck after it, the owner stands in the line twice, and the second time is nothing.
         self._enqueue(owner)
-        for fd in fds:
-            self.closing[fd].waits = False
+        for fence in fences:
+            fence.waits = False
 
     def _hold_for(self, handle: Handle) -> None:
         if handle.fd >= 0:
@@ -133,6 +134,17 @@ class Fences:
             self.held[fd] = {user}
         else:
             users.add(user)
+
+    def vouch(self, fd: int, user: object, handle: Handle) -> None:
+        """`handle` is about to be asked by `user`, who holds `fd`: it is as old as they are."""
+        fence = self.closing.get(fd)
+        if fence is not None and user in fence.before:
+            fence.before.add(handle)
+
+    def give_up(self, handle: Handle) -> None:
+        """`handle` held its fd and was not asked after all. One that is in somebody's hands is released when it is done."""
+        if handle.state in (DEFINED, COMPLETE):
+            self.release(handle.fd, handle)
 
     def release(self, fd: int, user: object) -> None:
         """`user` has done with `fd`. Harmless where it never held it, and when done twice."""

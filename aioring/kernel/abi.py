@@ -118,7 +118,6 @@ STATX_BYTES = 256
 unpack_statx = struct.Struct("<IIQIIIHHQQQQqIiqIiqIiqIiIIII").unpack_from
 OPEN_HOW_BYTES = 24
 pack_open_how = struct.Struct("<QQQ").pack  # openat2(2), struct open_how: flags, mode, resolve
-pack_open_how_into = struct.Struct("<QQQ").pack_into
 
 # openat2(2), RESOLVE_*
 RESOLVE_NO_XDEV = 0x01

@@ -10,13 +10,15 @@ from __future__ import annotations
 import _thread
 import ctypes
 import os
+import stat
+import threading
 from typing import Any
 
-from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how, pack_open_how_into
+from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how
 
 __all__ = [
-    "TMPFS", "Iovec2", "address_of", "fallocate", "file_system", "flags_of", "get_errno", "open_cached", "openat",
-    "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
+    "TMPFS", "Iovec2", "address_of", "fallocate", "file_system", "flags_of", "get_errno", "is_memory", "open_cached",
+    "openat", "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -94,7 +96,6 @@ def openat(dir_fd: int, path: bytes, flags: int, mode: int) -> int:
 
 
 _O_PATH = getattr(os, "O_PATH", 0)
-_open_how = ctypes.create_string_buffer(OPEN_HOW_BYTES)
 _open_how_bytes = ctypes.c_size_t(OPEN_HOW_BYTES)
 
 
@@ -106,15 +107,24 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
     """
     if not flags & _O_PATH:  # which opens nothing, and takes no such flag
         flags |= os.O_NONBLOCK
-    pack_open_how_into(_open_how, 0, (flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
-    fd: int = _openat2(SYS_OPENAT2, dir_fd, path, _open_how, _open_how_bytes)
+    how = pack_open_how((flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
+    fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
     return fd
 
 
 _close: Any = ctypes.PyDLL(None).close
 _fstatfs: Any = ctypes.PyDLL(None).fstatfs
-_statfs = ctypes.create_string_buffer(256)
-_f_type = ctypes.c_long.from_buffer(_statfs)
+
+
+class _Scratch(threading.local):
+    """What a call fills: each thread its own, since another may run between the call and the look at what it said."""
+
+    def __init__(self) -> None:
+        self.statfs = ctypes.create_string_buffer(256)
+        self.f_type = ctypes.c_long.from_buffer(self.statfs)
+
+
+_scratch = _Scratch()
 # Whose fstat(2) asks nobody (linux/magic.h): ext4, xfs, btrfs, f2fs, tmpfs, overlayfs, ramfs, proc, sysfs, pipes, sockets,
 # anonymous inodes, ttys, hugetlbfs, squashfs, devtmpfs is tmpfs. NFS, FUSE and others may ask a server.
 TMPFS = 0x01021994
@@ -126,9 +136,19 @@ _LOCAL = frozenset({
 
 def file_system(fd: int) -> int:
     """The magic number of the file system that `fd` is on (fstatfs(2), linux/magic.h); -1: not to be had."""
-    if not 0 <= fd < 1 << 31 or _fstatfs(fd, _statfs):
+    if not 0 <= fd < 1 << 31 or _fstatfs(fd, _scratch.statfs):
         return -1
-    return _f_type.value & 0xFFFFFFFF
+    return int(_scratch.f_type.value & 0xFFFFFFFF)
+
+
+def is_memory(fd: int) -> bool:
+    """Whether it is a file on tmpfs."""
+    if file_system(fd) != TMPFS:
+        return False
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:
+        return False
 
 
 def stat_of_fd(fd: int) -> os.stat_result | None:

@@ -104,19 +104,25 @@ class LinuxAio:
 
     def _tell(self) -> None:
         """Tell the kernel of the line, from where it has come to."""
+        if len(self._iocbs) < len(self._line):
+            self._iocbs.append(self._kept[self._line[-1].token])  # struck between the two appends
         while True:
-            told = sum(max(answer, 1) for answer in self._answers)  # one that was refused is done with
-            if len(self._iocbs) < len(self._line):
-                self._iocbs.append(self._kept[self._line[-1].token])  # struck between the two appends
+            told = 0
+            for answer in self._answers:
+                if answer < 1:
+                    self._hand_over(self._line[told])  # also where this was struck before; twice is harmless
+                told += max(answer, 1)  # one that was refused is done with
             if told >= len(self._line):
                 break
             self._context.submit(self._iocbs, told, self._answers)
-            if self._answers[-1] < 1:
-                handle = self._line[told]
-                handle.tries = TO_WORKERS
-                self._completed.append((handle.token, -errno.EAGAIN))
-                self._kept.pop(handle.token, None)
         self._line, self._iocbs, self._answers = [], [], deque()
+
+    def _hand_over(self, handle: Handle) -> None:
+        """io_submit refused it: a worker asks the blocking call, which says what is wrong."""
+        if handle.tries < TO_WORKERS:
+            handle.tries = TO_WORKERS
+            self._completed.append((handle.token, -errno.EAGAIN))
+            self._kept.pop(handle.token, None)
 
     def _fail(self, handle: Handle, token: int, error: Exception) -> None:
         handle.exception = error

@@ -142,7 +142,11 @@ class Data(Unseekable):
             handle = define.read(fd, offset, n)
             if handle.length >= large.LARGE and not is_direct(handle.fd):
                 return await large.read(engine, handle.fd, handle.offset, handle.length)
-        result: bytes = await engine.transfer(handle, paid)
+        try:
+            result: bytes = await engine.transfer(handle, paid)
+        except BaseException:
+            engine.give_up(handle)  # struck by KeyboardInterrupt before that began
+            raise
         return result
 
     def _late(self, engine: Engine, fd: int, n: int) -> bool:
@@ -153,6 +157,7 @@ class Data(Unseekable):
             return False
         if self._cache.asking and 0 < n <= SMALL and fd not in engine.closing:
             return True
+        self._cache.skip()
         if budget.left <= 0:
             budget.spent()
         return False
@@ -166,11 +171,11 @@ class Data(Unseekable):
             await engine.budget.turn()
             engine.check()
             got = self._cache.ask(handle.fd, handle.offset, handle.length)
+            handle.done = got
+            return True
         finally:
             if got != -1:
                 engine.release(handle.fd, handle)
-        handle.done = got
-        return True
 
     async def readinto(self, fd: int, offset: int, buffer: Any) -> int:
         """Read into `buffer` at `offset`, and return the number of bytes: all of `buffer`, fewer only at end of file.
@@ -203,12 +208,11 @@ class Data(Unseekable):
                 address, n = 0, view.nbytes
                 if type(buffer) is memoryview and n and buffer.format == "B" and buffer.ndim == 1:
                     self._remember(buffer, view)
-            if self._cache.asking:
-                got = self._cache.ask(fd, offset, n)
-                if got >= 0:
-                    self._budget.left -= 1
-                    self._cache.fill(view, got)
-                    return got
+            got = self._cache.ask(fd, offset, n)
+            if got >= 0:
+                self._budget.left -= 1
+                self._cache.fill(view, got)
+                return got
             if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and seeks(fd):
                 handle = Handle(READINTO, fd, offset, n)
                 handle.view, handle.address = view, address
@@ -232,7 +236,11 @@ class Data(Unseekable):
                 self._cache.fill(handle.view, handle.done)
                 return handle.done
             handle.done = 0
-        done: int = await engine.transfer(handle, paid)
+        try:
+            done: int = await engine.transfer(handle, paid)
+        except BaseException:
+            engine.give_up(handle)
+            raise
         return done
 
     def _remember(self, buffer: memoryview, view: memoryview) -> None:

@@ -48,6 +48,21 @@ class Files(Lifetime):
         handle = define.open_(path, flags, mode, dir_fd, resolve)
         engine = self._engine
         sys.audit("open", handle.name, None, flags)  # as os.open raises it; none of the ways below does
+        try:
+            return await self._open(engine, handle, path, flags, mode, dir_fd, resolve)
+        finally:
+            engine.give_up(handle)  # its directory, which it held while it was parked
+
+    async def _open(
+        self,
+        engine: Engine,
+        handle: Handle,
+        path: StrOrBytesPath,
+        flags: int,
+        mode: int,
+        dir_fd: int | None,
+        resolve: int,
+    ) -> int:
         if self._at_once and not flags & _MAKES and not resolve and handle.fd not in engine.closing:
             fd = await self._open_cached(engine, handle)
             if fd >= 0:
@@ -74,10 +89,7 @@ class Files(Lifetime):
             engine.budget.left -= 1
             return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
         await self._park(engine, handle)
-        try:
-            return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
-        finally:
-            engine.release(handle.fd, handle)
+        return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
 
     async def _opened_for(self, fd: int, flags: int) -> int:
         """What was opened with O_NONBLOCK, as it was asked for. No await before the return, but for a FIFO."""
@@ -156,16 +168,18 @@ class Files(Lifetime):
                 await self._park(engine, handle)
             else:
                 engine.budget.left -= 1
-            found = (
-                at_once.stat_of_fd(handle.fd)
-                if isinstance(path, int)
-                else at_once.stat_cached(handle.fd, handle.path or b"", follow_symlinks)
-            )
-            if found is not None:
+            try:
+                found = (
+                    at_once.stat_of_fd(handle.fd)
+                    if isinstance(path, int)
+                    else at_once.stat_cached(handle.fd, handle.path or b"", follow_symlinks)
+                )
+                if found is not None:
+                    return found
+                result: os.stat_result = await engine.do(handle)
+            finally:
                 if parked:
-                    engine.release(handle.fd, handle)
-                return found
-            result: os.stat_result = await engine.do(handle)
+                    engine.give_up(handle)
         else:
             result = await self._do(handle)
         return result

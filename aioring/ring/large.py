@@ -17,12 +17,14 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..buffers import bytes_view, new_bytes
 from ..engine import Engine
 from ..engine.results import TRIES
 from ..handle import COMPLETE, Handle
+from ..kernel import at_once
 from ..operations import READ, READINTO, Operation
 
 __all__ = ["LARGE", "read", "readinto"]
@@ -37,36 +39,42 @@ _OWN = replace(READINTO, name="read", settles=False)
 
 async def read(engine: Engine, fd: int, offset: int, n: int) -> bytes:
     """All `n` bytes at `offset`, fewer at end of file."""
-    size = _hint(fd, offset, n)
-    memory = new_bytes(size)
-    # What lies behind the size that the file had is asked for as well: it may have grown, and /proc says 0.
-    tail = Handle(READ, fd, offset + size, min(n - size, _TAIL)) if size < n else None
-    pieces = _cut(engine, _OWN, fd, offset, bytes_view(memory)[:size], memory) if size else []
-    got = await _all(engine, fd, pieces, tail)
-    if got < size or tail is None:
-        return memory if got == len(memory) else memory[:got]
-    parts, more = [memory[:size] if size != len(memory) else memory], tail
-    while more.done:
-        parts.append(engine.take(more))
-        size += more.done
-        if more.done < more.length or size >= n:
-            break
-        more = Handle(READ, fd, offset + size, min(n - size, PIECE))
-        await engine.do(more)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    with _Holding(engine, fd) as holding:
+        size = await _hint(engine, fd, offset, n)
+        parts: list[bytes] = []
+        if size:
+            memory = new_bytes(size)
+            got = await _all(holding, _cut(engine, _OWN, fd, offset, bytes_view(memory)[:size], memory))
+            parts.append(memory if got == len(memory) else memory[:got])
+            if got < size:
+                return parts[0]
+        # What lies behind the size that the file had is asked for as well: it may have grown, and /proc says 0.
+        while size < n:
+            more = Handle(READ, fd, offset + size, min(n - size, _TAIL))
+            holding.ask(more)
+            part: bytes = await holding.wait(more)
+            if part:
+                parts.append(part)
+            size += len(part)
+            if len(part) < more.length:
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def readinto(engine: Engine, fd: int, offset: int, view: memoryview) -> int:
     """Fill `view` from `offset`: the number of bytes."""
-    return await _all(engine, fd, _cut(engine, READINTO, fd, offset, view, None), None)
+    with _Holding(engine, fd) as holding:
+        return await _all(holding, _cut(engine, READINTO, fd, offset, view, None))
 
 
-def _hint(fd: int, offset: int, n: int) -> int:
+async def _hint(engine: Engine, fd: int, offset: int, n: int) -> int:
     """How much of `n` there is as far as the file's size tells: no memory for more is made in advance."""
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return n  # the read says what is wrong
+    found = at_once.stat_of_fd(fd)
+    if found is None:
+        try:
+            found = await engine.run(partial(os.fstat, fd))  # a server may have to be asked
+        except OSError:
+            return n  # the read says what is wrong
     return min(n, max(found.st_size - offset, 0)) if stat.S_ISREG(found.st_mode) else n
 
 
@@ -80,48 +88,74 @@ def _cut(engine: Engine, operation: Operation, fd: int, offset: int, view: memor
     return pieces
 
 
-async def _all(engine: Engine, fd: int, pieces: list[Handle], tail: Handle | None) -> int:
-    """Have the pieces carried out, some at once, and then the tail: how many bytes came one after the other."""
-    line = pieces if tail is None else [*pieces, tail]
+class _Holding:
+    """An fd, held from the first piece to the last: a close that is asked meanwhile comes after all of them."""
+
+    def __init__(self, engine: Engine, fd: int) -> None:
+        self.engine, self.fd = engine, fd
+
+    def __enter__(self) -> _Holding:
+        self.engine.hold(self.fd, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.release(self.fd, self)
+
+    def ask(self, handle: Handle) -> None:
+        self.engine.check()
+        self.engine.vouch(self.fd, self, handle)
+        self.engine.ask(handle)
+
+    async def wait(self, handle: Handle) -> Any:
+        try:
+            await self.engine.loop.park(handle, self.engine.cancel)
+            return self.engine.take(handle)
+        except BaseException:
+            self.engine.forsake(handle)
+            raise
+
+
+async def _all(holding: _Holding, pieces: list[Handle]) -> int:
+    """Have the pieces carried out, some at once: how many bytes came one after the other."""
+    engine = holding.engine
     total = asked = 0
     try:
-        # All use the fd from now on: a close that is asked meanwhile comes after them.
-        for handle in line:
-            engine.hold(fd, handle)
-        for i, handle in enumerate(line):
-            while asked < len(line) and asked < i + AT_ONCE and (line[asked] is not tail or asked == i):
-                engine.ask(line[asked])
+        for i, piece in enumerate(pieces):
+            while asked < len(pieces) and asked < i + AT_ONCE:
                 asked += 1
-            await engine.loop.park(handle, engine.cancel)
-            if handle is tail:
-                if handle.res < 0:
-                    engine.take(handle)
-                break
-            engine.take(handle)
-            total += handle.done
-            if handle.done < handle.length:
+                holding.ask(pieces[asked - 1])
+            await holding.wait(piece)
+            total += piece.done
+            if piece.done < piece.length:
                 break  # end of file, before where it was
-        return total
     except GeneratorExit:
         raise  # nobody may await any more
     except BaseException:
-        await _wait_for_the_rest(engine, line[:asked])
+        await _end(engine, pieces[:asked])
         raise
-    finally:
-        for handle in line:
-            if handle.state != COMPLETE:
-                engine.forsake(handle)
-            engine.release(fd, handle)
+    if total < sum(piece.length for piece in pieces):
+        await _end(engine, pieces[:asked])
+    return total
 
 
-async def _wait_for_the_rest(engine: Engine, asked: list[Handle]) -> None:
-    """One failed or the task was cancelled: end the others, and wait for those that write into the caller's memory."""
-    for handle in asked:
-        if handle.state != COMPLETE:
-            engine.cancel(handle)
-    for handle in asked:
-        while handle.operation.settles and handle.state != COMPLETE and not engine.ended:
+async def _end(engine: Engine, asked: list[Handle]) -> None:
+    """It failed, was cancelled, or met end of file: end the other pieces, and wait for those that write into the caller's
+    memory. Raises the cancel that came meanwhile, if one did."""
+    struck: BaseException | None = None
+    for piece in asked:
+        if piece.state != COMPLETE:
+            engine.cancel(piece)
+    for piece in asked:
+        while piece.operation.settles and piece.state != COMPLETE and not engine.ended:
             try:
-                await engine.loop.park(handle, lambda _: False)
-            except BaseException:
-                continue  # one more cancel; the first is on its way already
+                await engine.loop.park(piece, lambda _: False)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                struck = error
+        engine.forsake(piece)
+    try:
+        if struck is not None:
+            raise struck
+    finally:
+        del struck  # an exception must not hold the frame that holds it

@@ -86,16 +86,14 @@ class PageCache:
 
     def refused(self, error: Exception, fd: int, offset: int, n: int) -> int:
         """What `ask` comes to where preadv2(2) failed. tmpfs knows no RWF_NOWAIT and is memory: it is read as it is, where
-        the ring would send each read to a kernel thread (80 us)."""
-        if (
-            isinstance(error, OSError)
-            and error.errno == errno.EOPNOTSUPP
-            and at_once.file_system(fd) == at_once.TMPFS
-            and self.make_views(n) is not None
-        ):
-            self.misses = 0
-            got: int = _preadv(fd, self._cut(n), offset)  # short is end of file
-            return got
+        the ring would send each read to a kernel thread (80 us). Its files, that is: a device there (devtmpfs) may wait."""
+        if isinstance(error, OSError) and error.errno == errno.EOPNOTSUPP and at_once.is_memory(fd):
+            try:
+                got: int = _preadv(fd, self._cut(n), offset)  # short is end of file
+                self.misses = 0
+                return got
+            except OSError:
+                pass  # the ring says what is wrong
         self.miss()
         return -1
 
@@ -116,6 +114,8 @@ class PageCache:
 
     def skip(self) -> None:
         """A read that was not asked for."""
+        if self.asking:
+            return
         self.misses += 1
         if self.misses >= LOOK_AGAIN:
             self.look_again()
