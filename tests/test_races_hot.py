@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import os
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import trio
 import aioring
 from aioring import operations as op
 from aioring.handle import SUBMITTED, Handle
-from aioring.kernel import at_once
+from aioring.kernel import at_once, mounts
 from aioring.kernel.liburing import SystemCalls
 from aioring.methods.io_uring import IoUring
 from aioring.methods.linux_aio import LinuxAio
@@ -194,7 +197,7 @@ def test_the_size_of_a_file_on_a_server_is_not_asked_on_the_loop_s_thread(
 
     async def main() -> None:
         async with aioring.Ring(method="worker") as ring:
-            monkeypatch.setattr(at_once, "file_system", lambda _: 0x6969)  # NFS_SUPER_MAGIC
+            monkeypatch.setattr(at_once, "kind", lambda _: "")  # as of a file on NFS
             with monkeypatch.context() as patch:
                 patch.setattr(os, "fstat", noted)
                 assert len(await ring.read(fd, 0, MIB)) == MIB
@@ -204,6 +207,26 @@ def test_the_size_of_a_file_on_a_server_is_not_asked_on_the_loop_s_thread(
         assert fd not in asked, "fstat(2) of a file on NFS, on the loop's thread"
     finally:
         os.close(fd)
+
+
+def test_a_large_read_behind_two_closes_of_its_fd_ends(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(bytes(MIB))
+    fd = os.open(path, os.O_RDONLY)
+
+    async def main() -> None:
+        async with aioring.Ring(method="worker") as ring:
+            calls = [ring.read(fd, 0, 65537), ring.close(fd), ring.close(fd), ring.read(fd, 0, MIB)]
+            tasks = [asyncio.ensure_future(call) for call in calls]
+            _, hang = await asyncio.wait(tasks, timeout=SOON)
+            await ring.aclose()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert not hang, f"{len(hang)} of them hang"
+            assert isinstance(results[0], bytes)
+            assert len(results[0]) == 65537
+            assert [type(r) for r in results[1:]] == [type(None), OSError, OSError]
+
+    asyncio.run(main())
 
 
 def test_a_cancel_of_a_large_readinto_whose_other_piece_failed_is_not_lost(tmp_path: Path) -> None:
@@ -409,6 +432,57 @@ async def test_an_interrupt_while_a_close_puts_up_its_fence_does_not_lose_the_cl
         assert not stuck
 
 
+async def test_an_interrupt_after_a_close_was_staged_does_not_close_the_number_twice(
+    anyio_backend: Any, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second close would be that of whoever has the number by then."""
+    method = Held()
+    async with aioring.Ring(method=method) as ring:
+        engine = engine_of(ring)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_flush_at_the_end_of_the_tick", Strikes(engine._flush_at_the_end_of_the_tick))
+            with pytest.raises(KeyboardInterrupt):
+                await ring.close(fd)
+        closes = 0
+        for _ in range(4):
+            engine.flush()
+            closes += sum(handle.operation is op.CLOSE for handle in method.held.values())
+            method.let_go()
+            engine.on_doorbell()
+        lets_go_of(engine)
+        engine.live.clear()
+        assert closes == 1, f"the number was closed {closes} times"
+
+
+async def test_an_interrupt_in_the_end_of_a_link_does_not_lose_its_chain(
+    anyio_backend: Any, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = Held()
+    async with aioring.Ring(method=method) as ring, anyio.create_task_group() as group:
+        engine = engine_of(ring)
+
+        async def chained() -> None:
+            async with ring.chain() as chain:
+                chain.read(fd, 0, 4)
+
+        read = begin(group, chained)
+        await until(lambda: method.held)
+        (token,) = method.held
+        engine.completed.append((token, carry_out(method.held.pop(token))))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "finish", Strikes(engine.finish))
+            with pytest.raises(KeyboardInterrupt):
+                engine.on_doorbell()
+        engine.on_doorbell()
+        with anyio.move_on_after(SOON) as limit:
+            await read.over.wait()
+        left = list(engine.live.values())
+        engine.live.clear()
+        group.cancel_scope.cancel()
+        assert not limit.cancelled_caught, "the chain hangs"
+        assert not left
+
+
 # --- the page cache ---------------------------------------------------------------------------------------------------
 
 
@@ -449,6 +523,7 @@ def test_a_device_on_devtmpfs_that_has_nothing_to_say_does_not_stop_the_loop() -
             await asyncio.sleep(lead + 0.2 - late if late < lead else 0)
             read.cancel()
             await asyncio.wait([read])
+            Path("/dev/kmsg").write_text("aioring: end of a test\n")  # for the worker that still waits for more
             return late
 
     unstick.start()
@@ -466,7 +541,7 @@ def test_a_directory_on_tmpfs_is_an_error_with_a_note_like_any_other() -> None:
     except OSError:
         pytest.skip("no /dev/shm")
     try:
-        if at_once.file_system(fd) != at_once.TMPFS:
+        if mounts.kind(fd) != "tmpfs":
             pytest.skip("no tmpfs")
 
         async def main() -> None:
@@ -478,6 +553,128 @@ def test_a_directory_on_tmpfs_is_an_error_with_a_note_like_any_other() -> None:
         asyncio.run(main())
     finally:
         os.close(fd)
+
+
+# --- a file system that asks a server ---------------------------------------------------------------------------------
+
+# One file, `f`, of 1 MiB. Its names and attributes may be kept; STATFS, OPEN and READ take as long as is said.
+FUSE = """
+import ctypes, os, struct, sys, time
+folder, delay = sys.argv[1], float(sys.argv[2])
+fd = os.open("/dev/fuse", os.O_RDWR)
+options = f"fd={fd},rootmode=40000,user_id=0,group_id=0"
+if ctypes.CDLL(None).mount(b"aioring-test", folder.encode(), b"fuse", 6, options.encode()):
+    sys.exit("cannot mount")
+def attributes(node):
+    mode, size = (0o40755, 0) if node == 1 else (0o100644, 1 << 20)
+    return struct.pack("<6Q10I", node, size, size // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
+print("ready", flush=True)
+while True:
+    request = os.read(fd, 1 << 18)
+    n, what, unique, node = struct.unpack_from("<IIQQ", request)
+    error, answer = 0, b""
+    if what in (14, 15, 17):  # OPEN, READ, STATFS
+        time.sleep(delay)
+    if what == 26:  # INIT
+        answer = struct.pack("<IIIIHHIIHHI7I", 7, 31, 65536, 0, 0, 0, 65536, 1, 0, 0, 0, *[0] * 7)
+    elif what == 1:  # LOOKUP
+        answer = struct.pack("<QQQQII", 2, 0, 3600, 3600, 0, 0) + attributes(2)
+    elif what == 3:  # GETATTR
+        answer = struct.pack("<QII", 3600, 0, 0) + attributes(node)
+    elif what in (14, 27):  # OPEN, OPENDIR
+        answer = struct.pack("<QII", 1, 0, 0)
+    elif what == 15:
+        answer = bytes(struct.unpack_from("<I", request, 56)[0])
+    elif what == 17:
+        answer = struct.pack("<5Q4I6I", 1, 1, 1, 1, 1, 4096, 255, 4096, 0, *[0] * 6)
+    elif what in (2, 42):  # FORGET, BATCH_FORGET
+        continue
+    elif what not in (18, 25, 29):  # RELEASE, FLUSH, RELEASEDIR
+        error = -38
+    try:
+        os.write(fd, struct.pack("<IiQ", 16 + len(answer), error, unique) + answer)
+    except OSError:
+        pass  # it is asked no more
+"""
+DELAY = 0.5  # seconds
+
+
+@pytest.fixture
+def slow_file(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "slow"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-c", FUSE, folder, str(DELAY)], stdout=-1, stderr=-3, text=True) as server:
+        assert server.stdout is not None
+        if "ready" not in server.stdout.readline():
+            pytest.skip("FUSE cannot be mounted here")
+        try:
+            (folder / "f").stat()  # its name is in the kernel's cache
+            yield folder / "f"
+        finally:
+            ctypes.CDLL(None).umount2(os.fsencode(folder), 2)  # MNT_DETACH
+            server.kill()
+
+
+@pytest.mark.parametrize("method", ["io_uring", "worker"])
+@pytest.mark.parametrize("what", ["open", "stat of a path", "stat of an fd", "read", "readinto", "large read"])
+def test_a_server_that_takes_its_time_does_not_stop_the_loop(slow_file: Path, what: str, method: str) -> None:
+    """fstatfs(2) asks it, and so does opening what RESOLVE_CACHED has found, with the GIL in hand."""
+    fd = os.open(slow_file, os.O_RDONLY)
+    late = 0.0
+
+    async def ticker() -> None:
+        nonlocal late
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.005)
+            late = max(late, time.monotonic() - before)
+
+    async def main() -> None:
+        async with aioring.Ring(method=method) as ring:
+            ticking = asyncio.ensure_future(ticker())
+            await asyncio.sleep(0.02)
+            if what == "open":
+                os.close(await ring.open(slow_file, os.O_RDONLY))
+            elif what == "stat of a path":
+                await ring.stat(slow_file)
+            elif what == "stat of an fd":
+                await ring.stat(fd)
+            elif what == "readinto":
+                await ring.readinto(fd, 0, bytearray(4096))
+            else:
+                await ring.read(fd, 0, 4096 if what == "read" else MIB)
+            await asyncio.sleep(0.02)
+            ticking.cancel()
+
+    try:
+        asyncio.run(main())
+    finally:
+        os.close(fd)
+    assert late < DELAY / 2, f"the loop stood still for {late:.2f} s"
+
+
+def test_asking_whether_an_fd_can_seek_does_not_wait_for_another_thread_s_read(slow_file: Path) -> None:
+    """lseek(2) waits for who is in read(2) on the same open file, and keeps the GIL meanwhile."""
+    fd = os.open(slow_file, os.O_RDONLY)
+    late: list[float] = []
+
+    async def main() -> None:
+        async with aioring.Ring(method="worker", page_cache_first=False) as ring:
+            other = threading.Thread(target=os.read, args=(fd, 4096))
+            other.start()
+            await asyncio.sleep(0.05)
+            before = time.monotonic()
+            read = asyncio.ensure_future(ring.read(fd, 1 << 19, 4096))
+            await asyncio.sleep(0)
+            late.append(time.monotonic() - before)
+            await read
+            other.join()
+
+    try:
+        asyncio.run(main())
+    finally:
+        os.close(fd)
+    assert late[0] < DELAY / 2, f"the loop stood still for {late[0]:.2f} s"
 
 
 # --- in place, from several threads -----------------------------------------------------------------------------------
@@ -507,9 +704,9 @@ def test_an_open_in_place_never_gets_the_flags_of_another_thread_s(path: Path, m
 
     async def main() -> int:
         async with aioring.Ring(method="worker") as ring:
-            pack = Meanwhile(at_once.pack_open_how_into, other)
+            pack = Meanwhile(at_once.pack_open_how, other)
             with monkeypatch.context() as patch:
-                patch.setattr(at_once, "pack_open_how_into", pack)
+                patch.setattr(at_once, "pack_open_how", pack)
                 return await ring.open(path, os.O_RDONLY | os.O_APPEND)
 
     path.stat()
@@ -530,11 +727,10 @@ def test_what_file_system_an_fd_is_on_is_never_that_of_another_thread_s_fd(
     except OSError:
         pytest.skip("no /dev/shm")
     try:
-        if (mine := at_once.file_system(fd)) == (theirs := at_once.file_system(shm)):
+        if (mine := mounts.kind(fd)) == (theirs := mounts.kind(shm)):
             pytest.skip("only one file system")
-        ask = Meanwhile(at_once._fstatfs, lambda: at_once.file_system(shm))
-        monkeypatch.setattr(at_once, "_fstatfs", ask)
-        assert at_once.file_system(fd) == mine, f"{theirs:#x} is the other's"
+        monkeypatch.setattr(mounts, "_statx", Meanwhile(mounts._statx, lambda: mounts.kind(shm)))
+        assert mounts.kind(fd) == mine, f"{theirs} is the other's"
     finally:
         os.close(shm)
 

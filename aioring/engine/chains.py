@@ -77,6 +77,8 @@ class Chain:
     def arrived(self, link: Handle, res: int) -> None:
         """One CQE of the round. When the round is whole: settle it, and go on or end."""
         assert link.link is not None
+        if link not in self._round:
+            return  # of a round that is over: dealt with before KeyboardInterrupt struck
         self._arrived[link.link] = res
         if len(self._arrived) < len(self._round):
             return

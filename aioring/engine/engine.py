@@ -345,11 +345,11 @@ class Engine(Cancelling):
         if handle.token != token:
             self.live.pop(token, None)  # its continuation is under way already
             return
+        if handle.chain is not None:
+            handle.chain.arrived(handle, res)
+            self.live.pop(token, None)
+            return
         if handle.state == SUBMITTED:
-            if handle.chain is not None:
-                handle.chain.arrived(handle, res)
-                self.live.pop(token, None)
-                return
             final = self.settle(handle, res)
             if final is None:
                 self._stage(handle)  # first: struck in between, it stands in two places and not in none

@@ -112,8 +112,9 @@ class Fences:
         # All are up, nobody is before any of them, and it has not gone yet.
         if len(fences) < len(set(fds)) or any(fence.before or not fence.waits for fence in fences):
             return
-        # First: struck after it, the owner stands in the line twice, and the second time is nothing.
-        self._enqueue(owner)
+        # First: struck after it, this is done again, and the owner is found in the line.
+        if isinstance(owner, Chain) or owner.state == DEFINED:
+            self._enqueue(owner)
         for fence in fences:
             fence.waits = False
 

@@ -11,13 +11,13 @@ import _thread
 import ctypes
 import os
 import stat
-import threading
 from typing import Any
 
 from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how
+from .mounts import all_local, kind
 
 __all__ = [
-    "TMPFS", "Iovec2", "address_of", "fallocate", "file_system", "flags_of", "get_errno", "is_memory", "open_cached",
+    "Iovec2", "address_of", "fallocate", "flags_of", "get_errno", "is_memory", "open_cached",
     "openat", "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
@@ -44,21 +44,21 @@ if preadv2 is not None:
     preadv2.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_int]
     preadv2.restype = ctypes.c_ssize_t
 
-_lseek: Any = ctypes.PyDLL(None).lseek
 _fcntl: Any = ctypes.PyDLL(None).fcntl
+_preadv: Any = getattr(ctypes.PyDLL(None), "preadv", None)
 _others = _thread._count  # threads of Python besides the main one
 
 
 def seeks(fd: int) -> bool:
-    """Whether `fd`, which fits a C int, can surely seek (lseek(2), SEEK_CUR by 0). False: ask again, slowly.
+    """Whether `fd`, which fits a C int, can surely be read at an offset. False: ask again, slowly.
 
-    Where there is another thread that might take the GIL it is kept. ctypes without argtypes, which cost more than the
-    call, cuts the result to an int: a file that stands at 4 GiB - 1 looks like one that cannot.
+    preadv(2) of no buffers: ESPIPE is said before anything else is looked at, and nothing is read. lseek(2) would wait for
+    whoever is in read(2) on the same open file. Where there is another thread that might take the GIL it is kept.
     """
-    if _others():
-        return bool(_lseek(fd, 0, 1) != -1)
+    if _others() and _preadv is not None:
+        return bool(_preadv(fd, None, 0, 0) == 0)
     try:
-        return os.lseek(fd, 0, 1) >= 0
+        return os.preadv(fd, (), 0) == 0
     except OSError:
         return False
 
@@ -96,7 +96,20 @@ def openat(dir_fd: int, path: bytes, flags: int, mode: int) -> int:
 
 
 _O_PATH = getattr(os, "O_PATH", 0)
+_close: Any = ctypes.PyDLL(None).close
 _open_how_bytes = ctypes.c_size_t(OPEN_HOW_BYTES)
+
+
+def _is_local(dir_fd: int, path: bytes, flags: int) -> bool:
+    """Whether a path leads to a local file system, as far as the kernel's caches tell: O_PATH opens nothing."""
+    how = pack_open_how(_O_PATH | os.O_CLOEXEC | flags & (os.O_NOFOLLOW | os.O_DIRECTORY), 0, RESOLVE_CACHED)
+    fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
+    if fd < 0:
+        return False
+    try:
+        return bool(kind(fd))
+    finally:
+        _close(fd)
 
 
 def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
@@ -107,53 +120,24 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
     """
     if not flags & _O_PATH:  # which opens nothing, and takes no such flag
         flags |= os.O_NONBLOCK
+    if not all_local() and not _is_local(dir_fd, path, flags):
+        return -1  # opening it may wait for a server
     how = pack_open_how((flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
     fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
     return fd
 
 
-_close: Any = ctypes.PyDLL(None).close
-_fstatfs: Any = ctypes.PyDLL(None).fstatfs
-
-
-class _Scratch(threading.local):
-    """What a call fills: each thread its own, since another may run between the call and the look at what it said."""
-
-    def __init__(self) -> None:
-        self.statfs = ctypes.create_string_buffer(256)
-        self.f_type = ctypes.c_long.from_buffer(self.statfs)
-
-
-_scratch = _Scratch()
-# Whose fstat(2) asks nobody (linux/magic.h): ext4, xfs, btrfs, f2fs, tmpfs, overlayfs, ramfs, proc, sysfs, pipes, sockets,
-# anonymous inodes, ttys, hugetlbfs, squashfs, devtmpfs is tmpfs. NFS, FUSE and others may ask a server.
-TMPFS = 0x01021994
-_LOCAL = frozenset({
-    0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, TMPFS, 0x794C7630, 0x858458F6, 0x9FA0, 0x62656572, 0x50495045,
-    0x534F434B, 0x09041934, 0x1CD1, 0x958458F6, 0x73717368,
-})  # fmt: skip
-
-
-def file_system(fd: int) -> int:
-    """The magic number of the file system that `fd` is on (fstatfs(2), linux/magic.h); -1: not to be had."""
-    if not 0 <= fd < 1 << 31 or _fstatfs(fd, _scratch.statfs):
-        return -1
-    return int(_scratch.f_type.value & 0xFFFFFFFF)
-
-
 def is_memory(fd: int) -> bool:
     """Whether it is a file on tmpfs."""
-    if file_system(fd) != TMPFS:
-        return False
     try:
-        return stat.S_ISREG(os.fstat(fd).st_mode)
+        return kind(fd) == "tmpfs" and stat.S_ISREG(os.fstat(fd).st_mode)
     except OSError:
         return False
 
 
 def stat_of_fd(fd: int) -> os.stat_result | None:
     """fstat(2) where it cannot wait; None where it might, or where anything is wrong."""
-    if file_system(fd) not in _LOCAL:
+    if not kind(fd):
         return None
     try:
         return os.fstat(fd)

@@ -12,6 +12,7 @@ from . import abi
 __all__ = ["direct_alignment", "stat_result"]
 
 _statx: Any = getattr(ctypes.PyDLL(None), "statx", None)
+_DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC: no server is asked
 _STATX_DIOALIGN = 0x2000  # linux/stat.h, since 6.1
 _unpack_mask = struct.Struct("<I").unpack_from
 _unpack_dio = struct.Struct("<II").unpack_from  # stx_dio_mem_align, stx_dio_offset_align, at 152
@@ -22,7 +23,7 @@ def direct_alignment(fd: int) -> tuple[int, int] | None:
     if _statx is None:
         return None
     found = ctypes.create_string_buffer(abi.STATX_BYTES)
-    if _statx(fd, b"", abi.AT_EMPTY_PATH, ctypes.c_uint(_STATX_DIOALIGN), found) < 0:
+    if _statx(fd, b"", abi.AT_EMPTY_PATH | _DONT_SYNC, ctypes.c_uint(_STATX_DIOALIGN), found) < 0:
         return None
     memory, offset = _unpack_dio(found, 152)
     return (memory, offset) if _unpack_mask(found)[0] & _STATX_DIOALIGN and memory and offset else None

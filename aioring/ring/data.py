@@ -20,7 +20,7 @@ from ..kernel.at_once import seeks
 from ..operations import READ, READINTO, is_direct
 from ..readiness import READ as TO_READ
 from . import define, large
-from .page_cache import INT_MAX, LOOK_AGAIN, NOWAIT, OFF_MAX, SMALL, PageCache
+from .page_cache import INT_MAX, LOOK_AGAIN, NEVER, NOWAIT, OFF_MAX, SMALL, PageCache
 from .unseekable import MOST, Unseekable, reader
 
 __all__ = ["Data"]
@@ -103,12 +103,18 @@ class Data(Unseekable):
                 if got >= 0:
                     self._budget.left -= 1
                     return cache.taken(got, n)
+                if got == NEVER:
+                    # FUSE among others: io_uring would wait for its server in here.
+                    handle = Handle(READ, fd, offset, n)
+                    handle.tries = TRIES + 1
+                    data: bytes = await self._engine.do(handle)
+                    return data
             else:
                 cache.misses += 1
                 if cache.misses >= LOOK_AGAIN:
                     cache.look_again()
             if type(n) is int is type(fd) and 0 < n <= SMALL and 0 <= fd <= INT_MAX and (known or seeks(fd)):
-                data: bytes = await self._transfer(Handle(READ, fd, offset, n))
+                data = await self._transfer(Handle(READ, fd, offset, n))
                 return data
         return await self._read(fd, offset, n)
 
@@ -141,9 +147,10 @@ class Data(Unseekable):
         if handle is None:
             handle = define.read(fd, offset, n)
             if handle.length >= large.LARGE and not is_direct(handle.fd):
+                await self._unseekable.fenced(handle.fd)
                 return await large.read(engine, handle.fd, handle.offset, handle.length)
         try:
-            result: bytes = await engine.transfer(handle, paid)
+            result: bytes = await (engine.do(handle) if handle.tries else engine.transfer(handle, paid))
         except BaseException:
             engine.give_up(handle)  # struck by KeyboardInterrupt before that began
             raise
@@ -172,6 +179,8 @@ class Data(Unseekable):
             engine.check()
             got = self._cache.ask(handle.fd, handle.offset, handle.length)
             handle.done = got
+            if got == NEVER:
+                got, handle.tries = -1, TRIES + 1
             return True
         finally:
             if got != -1:
@@ -213,10 +222,15 @@ class Data(Unseekable):
                 self._budget.left -= 1
                 self._cache.fill(view, got)
                 return got
+            if got == NEVER:
+                handle = Handle(READINTO, fd, offset, n)
+                handle.view, handle.tries = view, TRIES + 1
+                moved: int = await self._engine.do(handle)
+                return moved
             if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and seeks(fd):
                 handle = Handle(READINTO, fd, offset, n)
                 handle.view, handle.address = view, address
-                moved: int = await self._transfer(handle)
+                moved = await self._transfer(handle)
                 return moved
         engine = self._engine
         if self._waits(fd, offset):
@@ -227,6 +241,7 @@ class Data(Unseekable):
             await engine.loop.checkpoint()
         if handle.length >= large.LARGE and not is_direct(handle.fd):
             assert isinstance(handle.view, memoryview)
+            await self._unseekable.fenced(handle.fd)
             return await large.readinto(engine, handle.fd, handle.offset, handle.view)
         paid = False
         if self._late(engine, handle.fd, handle.length):
@@ -237,7 +252,7 @@ class Data(Unseekable):
                 return handle.done
             handle.done = 0
         try:
-            done: int = await engine.transfer(handle, paid)
+            done: int = await (engine.do(handle) if handle.tries else engine.transfer(handle, paid))
         except BaseException:
             engine.give_up(handle)
             raise

@@ -9,8 +9,9 @@ import stat as _stat
 import sys
 
 from ..engine import Engine
+from ..engine.results import TRIES
 from ..handle import Handle
-from ..kernel import abi, at_once
+from ..kernel import abi, at_once, mounts
 from ..readiness import is_fifo
 from . import define
 from .define import StrOrBytesPath
@@ -66,7 +67,12 @@ class Files(Lifetime):
         if self._at_once and not flags & _MAKES and not resolve and handle.fd not in engine.closing:
             fd = await self._open_cached(engine, handle)
             if fd >= 0:
+                engine.give_up(handle)  # before it waits for a FIFO's peer
                 return await self._opened_for(fd, flags)
+        if not mounts.all_local():
+            handle.tries = (
+                TRIES + 1
+            )  # a worker: io_uring, too, opens in place what is cached, and waits for FUSE's server
         if flags & _NEVER_WAITS or flags & _ACCESS == os.O_RDWR:
             return int(await self._do(handle))
         # O_NONBLOCK keeps an open from waiting for a FIFO's peer in a worker, which nothing could end. It means nothing

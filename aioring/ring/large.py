@@ -129,6 +129,8 @@ async def _all(holding: _Holding, pieces: list[Handle]) -> int:
             if piece.done < piece.length:
                 break  # end of file, before where it was
     except GeneratorExit:
+        for piece in pieces[:asked]:
+            engine.forsake(piece)
         raise  # nobody may await any more
     except BaseException:
         await _end(engine, pieces[:asked])

@@ -36,7 +36,7 @@ from typing import Any
 from ..buffers import private, view_address
 from ..kernel import at_once
 
-__all__ = ["INT_MAX", "LOOK_AGAIN", "NOWAIT", "OFF_MAX", "SMALL", "PageCache"]
+__all__ = ["INT_MAX", "LOOK_AGAIN", "NEVER", "NOWAIT", "OFF_MAX", "SMALL", "PageCache"]
 
 SMALL = 64 << 10  # bytes: a larger copy in place would make the loop late
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -48,6 +48,7 @@ _preadv: Any = getattr(os, "preadv", None)
 _Views = tuple[memoryview, ...]
 _Ask = Callable[[int, _Views, int, int], int]
 _join = b"".join
+NEVER = -3  # from `ask`: the file's read knows no "do not wait" (RWF_NOWAIT); it is for a worker, not for the ring
 INT_MAX, OFF_MAX = (1 << 31) - 1, (1 << 63) - 1
 
 
@@ -70,7 +71,8 @@ class PageCache:
     # Hot path: once per I/O; measured in benchmarks/ring_read.py.
 
     def ask(self, fd: int, offset: int, n: int) -> int:
-        """How many of `n` bytes were had: all, or those up to end of file; -1 if they cannot be had at once."""
+        """How many of `n` bytes were had: all, or those up to end of file; -1 if they cannot be had at once, `NEVER` if
+        this file's never can."""
         if not self.asking:
             self.skip()
             return -1
@@ -95,7 +97,7 @@ class PageCache:
             except OSError:
                 pass  # the ring says what is wrong
         self.miss()
-        return -1
+        return NEVER if isinstance(error, OSError) and error.errno == errno.EOPNOTSUPP else -1
 
     def ended(self, fd: int, offset: int, n: int, got: int) -> int:
         """What `got` of `n` bytes mean: all, end of file, or (-1) a part. Raises `OSError` as preadv(2)."""
