@@ -406,30 +406,13 @@ READ = Operation(
     transfers=True, breaks=True, reads=True, fits=_is_some, place=_place,
 )  # fmt: skip
 READINTO = Operation(
-    "readinto",
-    abi.OP_READ,
-    _pack_transfer,
-    _readinto,
-    _moved,
-    transfers=True,
-    breaks=True,
-    reads=True,
-    settles=True,
-    fits=_is_some,
-    place=_place,
-)
+    "readinto", abi.OP_READ, _pack_transfer, _readinto, _moved,
+    transfers=True, breaks=True, reads=True, settles=True, fits=_is_some, place=_place,
+)  # fmt: skip
 READV = Operation(
-    "readv",
-    abi.OP_READV,
-    _pack_vector,
-    _readv,
-    _moved,
-    transfers=True,
-    breaks=True,
-    reads=True,
-    settles=True,
-    fits=_is_some,
-)
+    "readv", abi.OP_READV, _pack_vector, _readv, _moved,
+    transfers=True, breaks=True, reads=True, settles=True, fits=_is_some,
+)  # fmt: skip
 WRITE = Operation(
     "write", abi.OP_WRITE, _pack_transfer, _write, _moved,
     transfers=True, breaks=True, settles=True, fits=_is_some, place=_place,

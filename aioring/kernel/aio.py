@@ -24,8 +24,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from ..buffers import BYTES_DATA
-
 __all__ = ["COMMANDS", "Context"]
 
 # asm/unistd_64.h; asm-generic/unistd.h: io_setup, io_destroy, io_submit, io_cancel, io_getevents
@@ -79,14 +77,14 @@ class Context:
             fd & 0xFFFFFFFF, address, length, offset, 0, _FLAG_RESFD, doorbell,
         )  # fmt: skip
 
-    def submit(self, iocbs: Sequence[bytes], first: int, answers: deque[int]) -> None:
-        """Tell the kernel of `iocbs[first:]`; the answer, how many it took or -1, is appended to `answers`.
+    def submit(self, iocbs: Sequence[int], first: int, answers: deque[int]) -> None:
+        """Tell the kernel of `iocbs[first:]`, their addresses; the answer, how many it took or -1, is appended to `answers`.
 
         In one step: KeyboardInterrupt cannot come between the call and its answer.
         """
         n = min(len(iocbs) - first, self.entries)
         for i in range(n):
-            self._pointers[i] = id(iocbs[first + i]) + BYTES_DATA
+            self._pointers[i] = iocbs[first + i]
         answers.extend(
             map(_keeping, (self._submit,), (self._context,), (ctypes.c_long(n),), (ctypes.c_void_p(self._pointers_at),))
         )
@@ -107,10 +105,10 @@ class Context:
             into.append((data[4 * i], res[4 * i + 2]))
         self._reaped = deque()
 
-    def cancel(self, iocb: bytes) -> None:
-        """io_cancel(2). Disk I/O knows no cancelling (EINVAL): its event comes in any case."""
+    def cancel(self, iocb: int) -> None:
+        """io_cancel(2), by the iocb's address. Disk I/O knows no cancelling (EINVAL): its event comes in any case."""
         result = (ctypes.c_uint64 * 4)()
-        _keeping(self._cancel, self._context, ctypes.c_void_p(id(iocb) + BYTES_DATA), ctypes.byref(result))
+        _keeping(self._cancel, self._context, ctypes.c_void_p(iocb), ctypes.byref(result))
 
     def destroy(self) -> None:
         """Give it back. Waits: not on the loop's thread."""

@@ -24,7 +24,7 @@ import threading
 from collections import deque
 from collections.abc import MutableMapping
 
-from ..buffers import view_address
+from ..buffers import bytes_address, view_address
 from ..handle import STAGED, SUBMITTED, Handle
 from ..kernel.aio import COMMANDS, Context
 from ..kernel.doorbell import Doorbell
@@ -50,7 +50,7 @@ class LinuxAio:
     def __init__(self) -> None:
         self._token = _FIRST
         self._line: list[Handle] = []
-        self._iocbs: list[bytes] = []  # of the line
+        self._iocbs: list[int] = []  # of the line, by address
         self._answers: deque[int] = deque()
         self._kept: dict[int, bytes] = {}  # token: its iocb, until its event has come
         self._found: deque[tuple[int, int]] = deque()  # events that are still to be handed on
@@ -97,7 +97,7 @@ class LinuxAio:
                 # Stores, then a call: KeyboardInterrupt cannot come between them.
                 handle.token, handle.state = token, SUBMITTED
                 line.append(handle)
-                iocbs.append(iocb)
+                iocbs.append(bytes_address(iocb))
             staged.popleft()
         if line:
             self._tell()
@@ -105,7 +105,7 @@ class LinuxAio:
     def _tell(self) -> None:
         """Tell the kernel of the line, from where it has come to."""
         if len(self._iocbs) < len(self._line):
-            self._iocbs.append(self._kept[self._line[-1].token])  # struck between the two appends
+            self._iocbs.append(bytes_address(self._kept[self._line[-1].token]))  # struck between the two appends
         while True:
             told = 0
             for answer in self._answers:
@@ -154,7 +154,7 @@ class LinuxAio:
     def cancel(self, handle: Handle) -> None:
         iocb = self._kept.get(handle.token)
         if iocb is not None and not self._line:
-            self._context.cancel(iocb)
+            self._context.cancel(bytes_address(iocb))
 
     def close(self) -> None:
         if self._live and any(handle.token in self._kept for handle in self._live.values()):
@@ -205,7 +205,7 @@ def _prove_a_read(context: Context, doorbell: Doorbell) -> None:
         done: deque[tuple[int, int]] = deque()
         answers: deque[int] = deque()
         iocb = Context.iocb(0, source, 0, view_address(memoryview(buffer)), 1, 1, doorbell.fd, nowait=False)
-        context.submit([iocb], 0, answers)
+        context.submit([bytes_address(iocb)], 0, answers)
         context.reap(done)
         if answers[0] != 1 or not done or done[0] != (1, 1) or buffer != b"\x2a":
             raise Unusable(errno.ENOSYS, "io_submit", "io_submit does not carry out a read here")
