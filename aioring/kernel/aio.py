@@ -78,7 +78,7 @@ class Context:
         )  # fmt: skip
 
     def submit(self, iocbs: Sequence[int], first: int, answers: deque[int]) -> None:
-        """Tell the kernel of `iocbs[first:]`, their addresses; the answer, how many it took or -1, is appended to `answers`.
+        """Tell the kernel of `iocbs[first:]`, by address; the answer, how many it took or -1, is appended to `answers`.
 
         In one step: KeyboardInterrupt cannot come between the call and its answer.
         """
