@@ -52,6 +52,7 @@ class Handle(Request):
 
     number: int = 0  # in a trace
     tries: int = 0  # EINTR and EAGAIN answers so far
+    by_workers: bool = False  # for the blocking equivalent only, whatever the method
     runs: bool = False  # counted in the engine's `runs`
     audit: tuple[Any, ...] | None = None  # the event and arguments that `os` would raise
     cancelling: bool = False

@@ -81,9 +81,6 @@ class Table:
         wall = time.perf_counter() - start
         self.add(row, column, n / wall, (time.process_time() - cpu) / n)
 
-    def rate(self, row: str, column: str) -> float:
-        return statistics.median(rate for rate, _ in self._cells[row][column])
-
     def __str__(self) -> str:
         columns = list(dict.fromkeys(column for cells in self._cells.values() for column in cells))
         out = ["| reads/s (ratio, us of CPU) | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]

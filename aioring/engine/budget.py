@@ -17,9 +17,10 @@ from typing import Any
 
 from ..loops import Loop
 
-__all__ = ["SIZE", "Budget"]
+__all__ = ["INLINE", "SIZE", "Budget"]
 
 SIZE = 256  # a hit of 4 KiB takes 3 us, so a tick 0.8 ms; with 64, 128 tasks parked once a hit, at twice its cost
+INLINE = 64 << 10  # bytes: a larger copy in place would make the loop late
 
 
 class _Turn:

@@ -25,7 +25,7 @@ from ..loops import Loop
 from ..methods import Method
 from ..methods.worker import LAUNCH_INTERVAL, Worker
 from ..operations import CLOSE, READ, READINTO, READV, RUN, WRITE, WRITEV, Operation
-from .budget import Budget
+from .budget import INLINE, Budget
 from .cancelling import Cancelling
 from .chains import Chain
 from .results import TRIES
@@ -33,7 +33,6 @@ from .results import TRIES
 __all__ = ["Engine"]
 
 logger = logging.getLogger("aioring")
-INLINE = 64 << 10  # bytes: a larger copy in place would make the loop late
 
 
 class Engine(Cancelling):
@@ -78,9 +77,7 @@ class Engine(Cancelling):
         """The transfers that the method takes whatever their arguments, if they are of at least one byte."""
         sure = set()
         for operation in (READ, READINTO, READV, WRITE, WRITEV):
-            one_byte = Handle(operation)
-            one_byte.length = 1
-            if self._note is None and self.method.takes(one_byte):
+            if self._note is None and self.method.takes(Handle(operation, length=1)):
                 sure.add(operation)
         return frozenset(sure)
 
@@ -199,7 +196,7 @@ class Engine(Cancelling):
 
     def _ours(self, handle: Handle) -> bool:
         """Whether the method is to carry it out, and not the workers."""
-        return handle.tries <= TRIES and self.method.takes(handle)
+        return not handle.by_workers and handle.tries <= TRIES and self.method.takes(handle)
 
     def _prepare(self, handle: Handle) -> None:
         ours = self._ours(handle)

@@ -102,6 +102,7 @@ unpack_cq_offsets = struct.Struct("<7I").unpack_from
 # --- one transfer -----------------------------------------------------------------------------------------------------
 MAX_TRANSFER = 0x7FFFF000  # MAX_RW_COUNT, linux/fs.h: one read or write moves no more
 MAX_OFFSET = 0xFFFFFFFFFFFFFFFF  # "-1" in the offset of an SQE: at the file's own position
+INT_MAX, OFF_MAX = (1 << 31) - 1, (1 << 63) - 1  # an fd, an offset
 MAX_LEN = 0xFFFFFFFF  # `len` of an SQE is a u32
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -111,6 +112,7 @@ AT_REMOVEDIR = 0x200
 AT_SYMLINK_FOLLOW = 0x400
 AT_NO_AUTOMOUNT = 0x800  # what glibc's stat() asks for
 AT_EMPTY_PATH = 0x1000
+AT_STATX_DONT_SYNC = 0x4000  # what is known, asking no server
 STATX_BASIC_STATS = 0x7FF  # linux/stat.h
 STATX_BYTES = 256
 # struct statx up to stx_dev_minor: mask, blksize, attributes, nlink, uid, gid, mode, pad, ino, size, blocks,

@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Any
 
-from .abi import LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how
+from .abi import INT_MAX, LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how
 from .mounts import all_local, kind
 
 __all__ = [
@@ -65,7 +65,7 @@ def seeks(fd: int) -> bool:
 
 def flags_of(fd: int) -> int:
     """How `fd` was opened (fcntl(2), F_GETFL), asked with the GIL in hand; -1: it is none."""
-    flags: int = _fcntl(fd, 3) if -1 < fd < 1 << 31 else -1
+    flags: int = _fcntl(fd, 3) if 0 <= fd <= INT_MAX else -1
     return flags
 
 
@@ -102,8 +102,7 @@ _open_how_bytes = ctypes.c_size_t(OPEN_HOW_BYTES)
 
 def _is_local(dir_fd: int, path: bytes, flags: int) -> bool:
     """Whether a path leads to a local file system, as far as the kernel's caches tell: O_PATH opens nothing."""
-    how = pack_open_how(_O_PATH | os.O_CLOEXEC | flags & (os.O_NOFOLLOW | os.O_DIRECTORY), 0, RESOLVE_CACHED)
-    fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
+    fd = open_cached(dir_fd, path, _O_PATH | flags & (os.O_NOFOLLOW | os.O_DIRECTORY))
     if fd < 0:
         return False
     try:
@@ -118,10 +117,10 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
     For flags that make nothing. O_NONBLOCK is added: on a FIFO without a peer RESOLVE_CACHED alone blocks. Keeps the
     GIL: it never waits. (io_uring's own first attempt is the same call, inside io_uring_enter.)
     """
-    if not flags & _O_PATH:  # which opens nothing, and takes no such flag
+    if not flags & _O_PATH:  # which opens nothing, asks nobody, and takes no such flag
+        if not all_local() and not _is_local(dir_fd, path, flags):
+            return -1  # opening it may wait for a server
         flags |= os.O_NONBLOCK
-    if not all_local() and not _is_local(dir_fd, path, flags):
-        return -1  # opening it may wait for a server
     how = pack_open_how((flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
     fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
     return fd

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from . import abi
+from .statx import statx as _statx
 
 __all__ = ["all_local", "kind"]
 
@@ -27,11 +28,10 @@ f2fs fusectl hfs hfsplus hugetlbfs iso9660 jfs mqueue msdos nilfs2 nsfs ntfs3 ov
 rpc_pipefs securityfs selinuxfs squashfs sysfs tmpfs tracefs udf vfat xfs zfs
 """
 _LOCAL = frozenset(_NAMES.split())
-_DONT_SYNC = 0x4000  # linux/fcntl.h, AT_STATX_DONT_SYNC
 _unpack_dev = struct.Struct("<II").unpack_from  # stx_dev_major, stx_dev_minor, at 136
+_flags = abi.AT_EMPTY_PATH | abi.AT_STATX_DONT_SYNC
 _POLLPRI = 2  # poll.h
 _poll: Any = ctypes.PyDLL(None).poll  # not `select.poll`, which lets the GIL go
-_statx: Any = getattr(ctypes.PyDLL(None), "statx", None)
 
 
 class _PollFd(ctypes.Structure):  # struct pollfd, poll(2)
@@ -97,7 +97,7 @@ def all_local() -> bool:
 def kind(fd: int) -> str:
     """The type of the file system that `fd` is on, if it is local and known; else ""."""
     kinds, found = _table.look().kinds, _scratch.statx
-    if _statx is None or not 0 <= fd < 1 << 31 or _statx(fd, b"", abi.AT_EMPTY_PATH | _DONT_SYNC, 0, found) < 0:
+    if _statx is None or not 0 <= fd <= abi.INT_MAX or _statx(fd, b"", _flags, 0, found) < 0:
         return ""
     name = kinds.get(_unpack_dev(found, 136), "")
     return name if name in _LOCAL else ""

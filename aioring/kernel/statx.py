@@ -9,10 +9,9 @@ from typing import Any
 
 from . import abi
 
-__all__ = ["direct_alignment", "stat_result"]
+__all__ = ["direct_alignment", "stat_result", "statx"]
 
-_statx: Any = getattr(ctypes.PyDLL(None), "statx", None)
-_DONT_SYNC = 0x4000  # AT_STATX_DONT_SYNC: no server is asked
+statx: Any = getattr(ctypes.PyDLL(None), "statx", None)
 _STATX_DIOALIGN = 0x2000  # linux/stat.h, since 6.1
 _unpack_mask = struct.Struct("<I").unpack_from
 _unpack_dio = struct.Struct("<II").unpack_from  # stx_dio_mem_align, stx_dio_offset_align, at 152
@@ -20,18 +19,18 @@ _unpack_dio = struct.Struct("<II").unpack_from  # stx_dio_mem_align, stx_dio_off
 
 def direct_alignment(fd: int) -> tuple[int, int] | None:
     """What O_DIRECT needs of this file, in bytes: of the buffer's address, and of offset and length. None: not known."""
-    if _statx is None:
+    if statx is None:
         return None
     found = ctypes.create_string_buffer(abi.STATX_BYTES)
-    if _statx(fd, b"", abi.AT_EMPTY_PATH | _DONT_SYNC, ctypes.c_uint(_STATX_DIOALIGN), found) < 0:
+    if statx(fd, b"", abi.AT_EMPTY_PATH | abi.AT_STATX_DONT_SYNC, ctypes.c_uint(_STATX_DIOALIGN), found) < 0:
         return None
     memory, offset = _unpack_dio(found, 152)
     return (memory, offset) if _unpack_mask(found)[0] & _STATX_DIOALIGN and memory and offset else None
 
 
-def stat_result(statx: bytes) -> os.stat_result:
+def stat_result(filled: bytes) -> os.stat_result:
     """An `os.stat_result` with every field, computed from struct statx as CPython computes it from struct stat."""
-    f = abi.unpack_statx(statx)
+    f = abi.unpack_statx(filled)
     times = [(f[i], f[i + 1]) for i in (12, 21, 18)]  # atime, mtime, ctime; in the struct: atime, btime, ctime, mtime
     return os.stat_result(
         (

@@ -175,7 +175,7 @@ class IoUring:
 
     def _resync(self) -> int:
         """The position of the next SQE, from the tail in the mapped memory."""
-        self._position += (self._queues.tail() - self._position) & 0xFFFFFFFF
+        self._position += (self._queues.tail() - self._position) & WORD
         return self._position
 
     def _enter(self) -> None:

@@ -35,7 +35,6 @@ __all__ = ["LinuxAio"]
 
 _FIRST = 1 << 61  # tokens beyond any SQE's position, and not a worker's
 _SMALLEST = 8
-TO_WORKERS = 1 << 30  # `tries` of a handle that only the blocking equivalent can serve
 
 
 class LinuxAio:
@@ -71,7 +70,7 @@ class LinuxAio:
         return min(depth, self._context.entries)
 
     def takes(self, handle: Handle) -> bool:
-        return handle.operation.transfers and handle.length > 0 and handle.tries < TO_WORKERS and is_direct(handle.fd)
+        return handle.operation.transfers and handle.length > 0 and is_direct(handle.fd)
 
     # Hot path: once per I/O (`submit`, `reap`); measured in benchmarks/ring_read.py.
 
@@ -119,8 +118,8 @@ class LinuxAio:
 
     def _hand_over(self, handle: Handle) -> None:
         """io_submit refused it: a worker asks the blocking call, which says what is wrong."""
-        if handle.tries < TO_WORKERS:
-            handle.tries = TO_WORKERS
+        if not handle.by_workers:
+            handle.by_workers = True
             self._completed.append((handle.token, -errno.EAGAIN))
             self._kept.pop(handle.token, None)
 
@@ -140,7 +139,7 @@ class LinuxAio:
             if res == -errno.EAGAIN or res == -errno.EOPNOTSUPP:
                 handle = self._live.get(token)
                 if handle is not None:
-                    handle.tries = TO_WORKERS
+                    handle.by_workers = True
                 res = -errno.EAGAIN
             self._completed.append((token, res))
             kept.pop(token, None)
@@ -157,7 +156,7 @@ class LinuxAio:
             self._context.cancel(bytes_address(iocb))
 
     def close(self) -> None:
-        if self._live and any(handle.token in self._kept for handle in self._live.values()):
+        if any(handle.token in self._kept for handle in self._live.values()):
             return  # io_destroy would wait for what never ends: the process's exit takes the context away
         self._destroy()
 

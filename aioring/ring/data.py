@@ -14,13 +14,13 @@ from typing import Any
 
 from ..buffers import lent_bytes, lent_writable, view_address
 from ..engine import Engine
-from ..engine.results import TRIES
 from ..handle import Handle
+from ..kernel.abi import INT_MAX, OFF_MAX
 from ..kernel.at_once import seeks
 from ..operations import READ, READINTO, is_direct
 from ..readiness import READ as TO_READ
 from . import define, large
-from .page_cache import INT_MAX, LOOK_AGAIN, NEVER, NOWAIT, OFF_MAX, SMALL, PageCache
+from .page_cache import NEVER, NOWAIT, SMALL, PageCache
 from .unseekable import MOST, Unseekable, reader
 
 __all__ = ["Data"]
@@ -106,13 +106,11 @@ class Data(Unseekable):
                 if got == NEVER:
                     # FUSE among others: io_uring would wait for its server in here.
                     handle = Handle(READ, fd, offset, n)
-                    handle.tries = TRIES + 1
+                    handle.by_workers = True
                     data: bytes = await self._engine.do(handle)
                     return data
             else:
-                cache.misses += 1
-                if cache.misses >= LOOK_AGAIN:
-                    cache.look_again()
+                cache.skip()
             if type(n) is int is type(fd) and 0 < n <= SMALL and 0 <= fd <= INT_MAX and (known or seeks(fd)):
                 data = await self._transfer(Handle(READ, fd, offset, n))
                 return data
@@ -128,31 +126,25 @@ class Data(Unseekable):
         plain = type(n) is int is type(fd) and type(offset) is int and 0 <= offset <= OFF_MAX and 0 <= fd <= INT_MAX
         if plain and self._late(engine, fd, n):
             handle = Handle(READ, fd, offset, n)
-            paid = await self._turn(engine, handle)
-            if handle.done >= 0:
-                return self._cache.taken(handle.done, n)
-            handle.done = 0
+            got, paid = await self._turn(engine, handle), True
+            if got >= 0:
+                return self._cache.taken(got, n)
         try:
-            waits = self._waits(fd, offset)
+            if self._waits(fd, offset):
+                # A read of no bytes is answered by the kernel at once: nothing is waited for.
+                size = min(define.read(fd, 0, n).length, MOST)
+                memory = bytearray(size)
+                got = await self._unseekable.transfer(define.descriptor(fd), TO_READ, reader((memory,)))
+                return bytes(memory[:got])
+            if handle is None:
+                handle = define.read(fd, offset, n)
+                if handle.length >= large.LARGE and not is_direct(handle.fd):
+                    await self._unseekable.fenced(handle.fd)
+                    return await large.read(engine, handle.fd, handle.offset, handle.length)
+            result: bytes = await (engine.do(handle) if handle.by_workers else engine.transfer(handle, paid))
         except BaseException:
             if handle is not None:
-                engine.release(fd, handle)
-            raise
-        if waits:
-            # A read of no bytes is answered by the kernel at once: nothing is waited for.
-            size = min(define.read(fd, 0, n).length, MOST)
-            memory = bytearray(size)
-            got = await self._unseekable.transfer(define.descriptor(fd), TO_READ, reader((memory,)))
-            return bytes(memory[:got])
-        if handle is None:
-            handle = define.read(fd, offset, n)
-            if handle.length >= large.LARGE and not is_direct(handle.fd):
-                await self._unseekable.fenced(handle.fd)
-                return await large.read(engine, handle.fd, handle.offset, handle.length)
-        try:
-            result: bytes = await (engine.do(handle) if handle.tries else engine.transfer(handle, paid))
-        except BaseException:
-            engine.give_up(handle)  # struck by KeyboardInterrupt before that began
+                engine.give_up(handle)  # it may have been parked, and struck by KeyboardInterrupt before that began
             raise
         return result
 
@@ -169,8 +161,8 @@ class Data(Unseekable):
             budget.spent()
         return False
 
-    async def _turn(self, engine: Engine, handle: Handle) -> bool:
-        """Wait for a unit, then ask the page cache: `handle.done` is what was had, or -1."""
+    async def _turn(self, engine: Engine, handle: Handle) -> int:
+        """Wait for a unit, then ask the page cache: what was had, or -1, with the fd still held."""
         # Parked is in use: a close that is asked meanwhile waits for us, also if this comes to nothing and we go on.
         got = -2
         try:
@@ -178,10 +170,9 @@ class Data(Unseekable):
             await engine.budget.turn()
             engine.check()
             got = self._cache.ask(handle.fd, handle.offset, handle.length)
-            handle.done = got
             if got == NEVER:
-                got, handle.tries = -1, TRIES + 1
-            return True
+                got, handle.by_workers = -1, True
+            return got
         finally:
             if got != -1:
                 engine.release(handle.fd, handle)
@@ -224,7 +215,7 @@ class Data(Unseekable):
                 return got
             if got == NEVER:
                 handle = Handle(READINTO, fd, offset, n)
-                handle.view, handle.tries = view, TRIES + 1
+                handle.view, handle.by_workers = view, True
                 moved: int = await self._engine.do(handle)
                 return moved
             if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and seeks(fd):
@@ -245,14 +236,13 @@ class Data(Unseekable):
             return await large.readinto(engine, handle.fd, handle.offset, handle.view)
         paid = False
         if self._late(engine, handle.fd, handle.length):
-            paid = await self._turn(engine, handle)
-            if handle.done >= 0:
+            got, paid = await self._turn(engine, handle), True
+            if got >= 0:
                 assert isinstance(handle.view, memoryview)
-                self._cache.fill(handle.view, handle.done)
-                return handle.done
-            handle.done = 0
+                self._cache.fill(handle.view, got)
+                return got
         try:
-            done: int = await (engine.do(handle) if handle.tries else engine.transfer(handle, paid))
+            done: int = await (engine.do(handle) if handle.by_workers else engine.transfer(handle, paid))
         except BaseException:
             engine.give_up(handle)
             raise
@@ -274,8 +264,7 @@ class Data(Unseekable):
             views = [lent_writable(buffer) for buffer in buffers]
             return await self._unseekable.transfer(define.descriptor(fd), TO_READ, reader(views))
         handle = define.readv(fd, offset, buffers)
-        if handle.length >= large.LARGE and engine.method.pieces and not is_direct(handle.fd):
-            handle.tries = TRIES + 1  # by a worker
+        handle.by_workers = large.for_a_worker(engine, handle)
         done: int = await self._do_here(engine, handle)
         return done
 

@@ -25,7 +25,6 @@ __all__ = [
 ]  # fmt: skip
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-_MAX = (1 << 63) - 1
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 
@@ -46,7 +45,7 @@ def _offset(offset: int) -> int:
             if offset == -1
             else f"offset {offset}: must not be negative"
         )
-    if offset > _MAX:
+    if offset > abi.OFF_MAX:
         raise OverflowError(f"offset {offset}: too large for off_t")
     return offset
 

@@ -9,7 +9,6 @@ import stat as _stat
 import sys
 
 from ..engine import Engine
-from ..engine.results import TRIES
 from ..handle import Handle
 from ..kernel import abi, at_once, mounts
 from ..readiness import is_fifo
@@ -65,14 +64,13 @@ class Files(Lifetime):
         resolve: int,
     ) -> int:
         if self._at_once and not flags & _MAKES and not resolve and handle.fd not in engine.closing:
-            fd = await self._open_cached(engine, handle)
+            await self._unit(engine, handle)
+            fd = at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
             if fd >= 0:
                 engine.give_up(handle)  # before it waits for a FIFO's peer
                 return await self._opened_for(fd, flags)
         if not mounts.all_local():
-            handle.tries = (
-                TRIES + 1
-            )  # a worker: io_uring, too, opens in place what is cached, and waits for FUSE's server
+            handle.by_workers = True  # io_uring, too, opens in place what is cached, and waits for FUSE's server
         if flags & _NEVER_WAITS or flags & _ACCESS == os.O_RDWR:
             return int(await self._do(handle))
         # O_NONBLOCK keeps an open from waiting for a FIFO's peer in a worker, which nothing could end. It means nothing
@@ -88,14 +86,6 @@ class Files(Lifetime):
                 raise
             fd = await self._open_for_reader(path, flags, mode, dir_fd, resolve)
         return await self._opened_for(fd, flags)
-
-    async def _open_cached(self, engine: Engine, handle: Handle) -> int:
-        await engine.loop.checkpoint()
-        if engine.budget.left > 0:
-            engine.budget.left -= 1
-            return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
-        await self._park(engine, handle)
-        return at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
 
     async def _opened_for(self, fd: int, flags: int) -> int:
         """What was opened with O_NONBLOCK, as it was asked for. No await before the return, but for a FIFO."""
@@ -168,13 +158,8 @@ class Files(Lifetime):
         handle = define.stat(path, dir_fd, follow_symlinks)
         engine = self._engine
         if self._at_once and handle.fd not in engine.closing:
-            await engine.loop.checkpoint()
-            parked = engine.budget.left <= 0
-            if parked:
-                await self._park(engine, handle)
-            else:
-                engine.budget.left -= 1
             try:
+                await self._unit(engine, handle)
                 found = (
                     at_once.stat_of_fd(handle.fd)
                     if isinstance(path, int)
@@ -184,23 +169,23 @@ class Files(Lifetime):
                     return found
                 result: os.stat_result = await engine.do(handle)
             finally:
-                if parked:
-                    engine.give_up(handle)
+                engine.give_up(handle)  # its fd, which it held if it was parked
         else:
             result = await self._do(handle)
         return result
 
     @staticmethod
-    async def _park(engine: Engine, handle: Handle) -> None:
-        """Wait for a unit of a later tick. Its fd is in use meanwhile and, for a close, stays so until it is released."""
-        try:
-            if handle.fd >= 0:
-                engine.hold(handle.fd, handle)
-            await engine.budget.turn()
-            engine.check()
-        except BaseException:
-            engine.release(handle.fd, handle)
-            raise
+    async def _unit(engine: Engine, handle: Handle) -> None:
+        """Take a unit of the budget. Parked until there is one, its fd is in use and, for a close, stays so until
+        the caller gives it up."""
+        await engine.loop.checkpoint()
+        if engine.budget.left > 0:
+            engine.budget.left -= 1
+            return
+        if handle.fd >= 0:
+            engine.hold(handle.fd, handle)
+        await engine.budget.turn()
+        engine.check()
 
     async def truncate(self, fd: int, n: int) -> None:
         """Cut the file to `n` bytes, or extend it with a hole, like `os.ftruncate`.

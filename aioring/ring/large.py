@@ -22,12 +22,11 @@ from typing import Any
 
 from ..buffers import bytes_view, new_bytes
 from ..engine import Engine
-from ..engine.results import TRIES
 from ..handle import COMPLETE, Handle
 from ..kernel import at_once
-from ..operations import READ, READINTO, Operation
+from ..operations import READ, READINTO, Operation, is_direct
 
-__all__ = ["LARGE", "read", "readinto"]
+__all__ = ["LARGE", "for_a_worker", "read", "readinto"]
 
 LARGE = 256 << 10  # bytes; a copy of less takes 50 us at most
 PIECE = 1 << 20
@@ -35,6 +34,11 @@ AT_ONCE = 4  # of one read; the other workers are for others
 _TAIL = 256 << 10
 # Into aioring's own memory: a cancel need not wait for it.
 _OWN = replace(READINTO, name="read", settles=False)
+
+
+def for_a_worker(engine: Engine, handle: Handle) -> bool:
+    """Whether one call of a worker is to carry a read out whole, since its copy is too large for the loop's thread."""
+    return handle.length >= LARGE and engine.method.pieces and not is_direct(handle.fd)
 
 
 async def read(engine: Engine, fd: int, offset: int, n: int) -> bytes:
@@ -79,11 +83,11 @@ async def _hint(engine: Engine, fd: int, offset: int, n: int) -> int:
 
 
 def _cut(engine: Engine, operation: Operation, fd: int, offset: int, view: memoryview, keep: Any) -> list[Handle]:
-    pieces, tries = [], TRIES + 1 if engine.method.pieces else 0  # so many: for the workers
+    pieces = []
     for at in range(0, view.nbytes, PIECE):
         part = view[at : at + PIECE]
         piece = Handle(operation, fd, offset + at, part.nbytes)
-        piece.view, piece.keep, piece.tries = part, keep, tries
+        piece.view, piece.keep, piece.by_workers = part, keep, engine.method.pieces
         pieces.append(piece)
     return pieces
 

@@ -34,14 +34,16 @@ from time import perf_counter
 from typing import Any
 
 from ..buffers import private, view_address
+from ..engine.budget import INLINE
 from ..kernel import at_once
+from ..kernel.abi import INT_MAX, OFF_MAX
 
-__all__ = ["INT_MAX", "LOOK_AGAIN", "NEVER", "NOWAIT", "OFF_MAX", "SMALL", "PageCache"]
+__all__ = ["NEVER", "NOWAIT", "SMALL", "PageCache"]
 
-SMALL = 64 << 10  # bytes: a larger copy in place would make the loop late
+SMALL = INLINE
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _MISSES = 16  # in a row, before a ring stops to ask
-LOOK_AGAIN = 512  # reads after which it asks once more
+_LOOK_AGAIN = 512  # reads after which it asks once more
 _FIGHT = 0.003  # seconds that the hits of one budget may take
 _HOLD = 256  # refills of the budget
 _preadv: Any = getattr(os, "preadv", None)
@@ -49,7 +51,6 @@ _Views = tuple[memoryview, ...]
 _Ask = Callable[[int, _Views, int, int], int]
 _join = b"".join
 NEVER = -3  # from `ask`: the file's read knows no "do not wait" (RWF_NOWAIT); it is for a worker, not for the ring
-INT_MAX, OFF_MAX = (1 << 31) - 1, (1 << 63) - 1
 
 
 class PageCache:
@@ -89,7 +90,8 @@ class PageCache:
     def refused(self, error: Exception, fd: int, offset: int, n: int) -> int:
         """What `ask` comes to where preadv2(2) failed. tmpfs knows no RWF_NOWAIT and is memory: it is read as it is, where
         the ring would send each read to a kernel thread (80 us). Its files, that is: a device there (devtmpfs) may wait."""
-        if isinstance(error, OSError) and error.errno == errno.EOPNOTSUPP and at_once.is_memory(fd):
+        never = isinstance(error, OSError) and error.errno == errno.EOPNOTSUPP
+        if never and at_once.is_memory(fd):
             try:
                 got: int = _preadv(fd, self._cut(n), offset)  # short is end of file
                 self.misses = 0
@@ -97,7 +99,7 @@ class PageCache:
             except OSError:
                 pass  # the ring says what is wrong
         self.miss()
-        return NEVER if isinstance(error, OSError) and error.errno == errno.EOPNOTSUPP else -1
+        return NEVER if never else -1
 
     def ended(self, fd: int, offset: int, n: int, got: int) -> int:
         """What `got` of `n` bytes mean: all, end of file, or (-1) a part. Raises `OSError` as preadv(2)."""
@@ -119,12 +121,9 @@ class PageCache:
         if self.asking:
             return
         self.misses += 1
-        if self.misses >= LOOK_AGAIN:
-            self.look_again()
-
-    def look_again(self) -> None:
-        """Ask once more: another miss, and it is 512 reads again."""
-        self.misses, self.asking = _MISSES - 1, self.on
+        if self.misses >= _LOOK_AGAIN:
+            # Once more: another miss, and it is as many reads again.
+            self.misses, self.asking = _MISSES - 1, self.on
 
     def taken(self, got: int, n: int) -> bytes:
         """The bytes that `ask` had."""

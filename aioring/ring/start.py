@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from ..buffers import lent_bytes
-from ..engine.results import TRIES
 from ..handle import COMPLETE, Handle
 from ..operations import READ, is_direct
 from ..readiness import READ as TO_READ
 from . import define
 from .data import Data
-from .large import LARGE
+from .large import for_a_worker
 from .pending import Pending
 from .unseekable import MOST, reader
 
@@ -48,9 +47,9 @@ class Start(Data):
             return Pending(self, engine, handle)
         handle = make(0 if waits else offset)
         if not waits:
-            handle.direct = handle.operation is READ and is_direct(handle.fd)
-            if handle.length >= LARGE and handle.operation is READ and engine.method.pieces and not handle.direct:
-                handle.tries = TRIES + 1  # by a worker: no copy of that size on the loop's thread
+            if handle.operation is READ:
+                handle.direct = is_direct(handle.fd)
+                handle.by_workers = for_a_worker(engine, handle)
             try:
                 engine.ask(handle)
                 return Pending(self, engine, handle)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import os_error
 from ..kernel import at_once
+from ..kernel.abi import INT_MAX
 from ..operations import rest_of
 from ..readiness import WRITE as TO_WRITE, Attempt, Readiness
 from . import define
@@ -20,7 +21,6 @@ from .lifetime import Lifetime
 
 __all__ = ["MOST", "Unseekable", "reader"]
 
-_INT_MAX = (1 << 31) - 1
 MOST = 1 << 20  # bytes: one transfer from what cannot seek
 
 
@@ -40,7 +40,7 @@ class Unseekable(Lifetime):
         """
         if fd.__class__ is not int:
             fd = define.descriptor(fd)
-        if 0 <= fd <= _INT_MAX and offset != -1 and at_once.seeks(fd):
+        if 0 <= fd <= INT_MAX and offset != -1 and at_once.seeks(fd):
             return False
         try:
             os.lseek(fd, 0, os.SEEK_CUR)
