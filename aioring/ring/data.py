@@ -15,6 +15,7 @@ from typing import Any
 from ..buffers import lent_bytes, lent_writable, view_address
 from ..engine import Engine
 from ..handle import Handle
+from ..kernel import mounts
 from ..kernel.abi import INT_MAX, OFF_MAX
 from ..kernel.at_once import seeks
 from ..operations import READ, READINTO, is_direct
@@ -43,6 +44,7 @@ class Data(Unseekable):
     _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]
 
     def _opened(self, engine: Engine) -> None:
+        mounts.all_local()  # opens the mount table now: later, it might get the number of an fd that was just closed
         self._at_once = self._page_cache_first and engine.method.at_once
         self._cache = PageCache(self._at_once)
         self._lent = {}
