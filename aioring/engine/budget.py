@@ -2,8 +2,12 @@
 
 A page-cache hit resolves an `await` without suspending, and so does what the ring completes at once; a task that only
 hits would never let the loop run. Who finds the budget spent parks in order, and one callback in the next tick refills
-it and wakes as many as it has units for. (A budget that each task refills for itself makes the loop late by the number
-of tasks times its size: 27 ms at 128 tasks of 64 each.)
+it and wakes the first of them. (A budget that each task refills for itself makes the loop late by the number of tasks
+times its size: 27 ms at 128 tasks of 64 each.)
+
+Parking costs as much as one or two hits, so who is woken gets a share that pays for it: 8 of them are woken in a tick,
+with 32 units each. Where they leave half of it unused (tasks that read once now and then), twice as many are woken in
+the next, until one unit is left for each. (Waking all who wait, with a unit each: 128 tasks parked every other hit.)
 
 Nothing refills it before somebody finds it spent: taking a unit is one subtraction, and a tick never sees more than one
 budget's worth.
@@ -19,7 +23,8 @@ from ..loops import Loop
 
 __all__ = ["INLINE", "SIZE", "Budget"]
 
-SIZE = 256  # a hit of 4 KiB takes 3 us, so a tick 0.8 ms; with 64, 128 tasks parked once a hit, at twice its cost
+SIZE = 256  # a hit of 4 KiB takes 3 us, so a tick 0.8 ms
+_FEW = 8  # how many of those who wait are woken in a tick, at least
 INLINE = 64 << 10  # bytes: a larger copy in place would make the loop late
 
 
@@ -46,6 +51,9 @@ class Budget:
     def __init__(self, loop: Loop) -> None:
         self.left = SIZE
         self.on_refill: Callable[[], Any] | None = None
+        self._reserve = 0  # units of this tick that nobody has been given yet
+        self._share = 0  # what each who is woken gets of it
+        self._at_once = _FEW  # how many are woken in a tick
         self._loop = loop
         self._parked: deque[_Turn] = deque()
         self._scheduled = False
@@ -68,12 +76,15 @@ class Budget:
         future = self._loop.create_future
         if future is None:
             await self._loop.park(turn, self._give_up)
-            return
-        turn.waiter = future()  # what `park` begins with, here: one coroutine less
-        try:
-            await turn.waiter
-        except BaseException as error:
-            await self._loop.park(turn, self._give_up, error)
+        else:
+            turn.waiter = future()  # what `park` begins with, here: one coroutine less
+            try:
+                await turn.waiter
+            except BaseException as error:
+                await self._loop.park(turn, self._give_up, error)
+        share = min(self._share, self._reserve)
+        self._reserve -= share
+        self.left += share
 
     def spent(self) -> None:
         """Somebody found it spent and went another way."""
@@ -82,7 +93,7 @@ class Budget:
 
     def close(self) -> None:
         self._closed = True
-        self.left = 0
+        self.left = self._reserve = 0
         while self._parked:
             self._wake(self._parked[0])
             self._parked.popleft()
@@ -90,7 +101,7 @@ class Budget:
     def close_quietly(self) -> None:
         """In a forked child: nobody is woken, the loop is the parent's."""
         self._closed = True
-        self.left = 0
+        self.left = self._reserve = 0
         self._parked.clear()
 
     @staticmethod
@@ -106,17 +117,23 @@ class Budget:
         self._scheduled = False
         if self._closed:
             return
-        left, parked = SIZE, self._parked
+        parked, unused = self._parked, self.left + self._reserve
+        self._at_once = min(self._at_once * 2, SIZE) if unused > SIZE // 2 else max(self._at_once // 2, _FEW)
+        woken = 0
         try:
-            while parked and left:
+            while parked and woken < self._at_once:
                 if not parked[0].gone:
-                    left -= 1
+                    woken += 1
                     self._wake(parked[0])
                 parked.popleft()
         except BaseException:
             self._schedule()  # struck by KeyboardInterrupt: the next tick goes on
             raise
-        self.left = left
+        if woken:
+            # Each has the unit that it parked for; the rest is shared out as they come.
+            self.left, self._reserve, self._share = 0, SIZE - woken, SIZE // woken
+        else:
+            self.left, self._reserve = SIZE, 0
         if parked:
             self._schedule()
         # Else the next who parks schedules it, a tick later than this would: so who parks again is seen waiting by what
