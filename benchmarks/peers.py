@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aioring
+from aioring.ring.known import Known
 
 BLOCK = 4096
 THREADS = 8
@@ -44,6 +45,18 @@ def _ring(**options: Any) -> Callable[[str], AbstractAsyncContextManager[Readers
             os.close(fd)
 
     return opened
+
+
+@contextlib.asynccontextmanager
+async def _known(path: str) -> AsyncIterator[Readers]:
+    fd = os.open(path, os.O_RDONLY)
+    known = Known(fd)
+    try:
+        async with aioring.Ring() as ring:
+            yield lambda tasks: [lambda offset: ring._read_known(known, offset, BLOCK)] * tasks
+    finally:
+        known.close()
+        os.close(fd)
 
 
 @contextlib.asynccontextmanager
@@ -147,6 +160,7 @@ async def _asyncfiles(path: str) -> AsyncIterator[Readers]:
 PLAIN = Peer("os.pread in a plain loop", _plain)
 OURS = (
     Peer("aioring", _ring()),
+    Peer("aioring, what it learned of a file", _known),  # what its `File` will be built on
     Peer("aioring, ring alone", _ring(page_cache_first=False)),
     Peer("aioring, workers alone", _ring(method="worker", page_cache_first=False, workers=THREADS), 4),
 )

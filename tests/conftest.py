@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,25 @@ def pipe() -> Iterator[tuple[int, int]]:
     finally:
         for end in ends:
             close_quietly(end)
+
+
+@pytest.fixture
+def overlay(tmp_path: Path) -> Iterator[Path]:
+    """A folder on overlayfs, with a file of 100,000 bytes in its lower layer."""
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lower" / "file").write_bytes(pattern(100_000))
+    options = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
+    merged = tmp_path / "merged"
+    command = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command here")
+    if done.returncode:
+        pytest.skip(f"overlayfs cannot be mounted here: {done.stderr.strip()}")
+    yield merged
+    subprocess.run(["umount", str(merged)], check=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ from ..kernel.at_once import seeks
 from ..operations import READ, READINTO, is_direct
 from ..readiness import READ as TO_READ
 from . import define, large
+from .known import Known
 from .page_cache import NEVER, NOWAIT, SMALL, PageCache
 from .unseekable import MOST, Unseekable, reader
 
@@ -118,7 +119,32 @@ class Data(Unseekable):
                 return data
         return await self._read(fd, offset, n)
 
-    async def _read(self, fd: Any, offset: int, n: int) -> bytes:
+    async def _read_known(self, known: Known, offset: int, n: int) -> bytes:
+        """`read` for who owns the fd, and has learned of its file; see `known.py`."""
+        if (
+            self._budget.left > 0
+            and _get_running_loop() is self._loop_here
+            and (not self._closing or known.fd not in self._closing)
+            and type(offset) is int
+            and 0 <= offset <= OFF_MAX
+            and type(n) is int
+            and 0 < n <= SMALL
+            and known.regular
+        ):
+            got = known.ask(self._cache, offset, n)
+            if got >= 0:
+                self._budget.left -= 1
+                return self._cache.taken(got, n)
+            handle = Handle(READ, known.fd, offset, n)
+            if got == NEVER:
+                handle.by_workers = True
+                data: bytes = await self._engine.do(handle)
+            else:
+                data = await self._transfer(handle)
+            return data
+        return await self._read(known.fd, offset, n, known)
+
+    async def _read(self, fd: Any, offset: int, n: int, known: Known | None = None) -> bytes:
         """All that is unusual: another loop, a budget that is spent, a closed ring, arguments that are not plain."""
         engine = self._engine
         if engine.loop.checks:
@@ -128,7 +154,7 @@ class Data(Unseekable):
         plain = type(n) is int is type(fd) and type(offset) is int and 0 <= offset <= OFF_MAX and 0 <= fd <= INT_MAX
         if plain and self._late(engine, fd, n):
             handle = Handle(READ, fd, offset, n)
-            got, paid = await self._turn(engine, handle), True
+            got, paid = await self._turn(engine, handle, known), True
             if got >= 0:
                 return self._cache.taken(got, n)
         try:
@@ -143,6 +169,8 @@ class Data(Unseekable):
                 if handle.length >= large.LARGE and not is_direct(handle.fd):
                     await self._unseekable.fenced(handle.fd)
                     return await large.read(engine, handle.fd, handle.offset, handle.length)
+                if known is not None and handle.length > SMALL:
+                    known.by_a_kernel_thread(handle)
             result: bytes = await (engine.do(handle) if handle.by_workers else engine.transfer(handle, paid))
         except BaseException:
             if handle is not None:
@@ -163,7 +191,7 @@ class Data(Unseekable):
             budget.spent()
         return False
 
-    async def _turn(self, engine: Engine, handle: Handle) -> int:
+    async def _turn(self, engine: Engine, handle: Handle, known: Known | None = None) -> int:
         """Wait for a unit, then ask the page cache: what was had, or -1, with the fd still held."""
         # Parked is in use: a close that is asked meanwhile waits for us, also if this comes to nothing and we go on.
         got = -2
@@ -171,7 +199,10 @@ class Data(Unseekable):
             engine.hold(handle.fd, handle)
             await engine.budget.turn()
             engine.check()
-            got = self._cache.ask(handle.fd, handle.offset, handle.length)
+            if known is None:
+                got = self._cache.ask(handle.fd, handle.offset, handle.length)
+            else:
+                got = known.ask(self._cache, handle.offset, handle.length)
             if got == NEVER:
                 got, handle.by_workers = -1, True
             return got

@@ -101,6 +101,12 @@ class PageCache:
         self.miss()
         return NEVER if never else -1
 
+    def at_hand(self, fd: int, offset: int, n: int) -> int:
+        """A read of what is known to be in memory: all of `n` bytes, or those up to end of file; -1 for a size that is not
+        asked for. Raises `OSError` as preadv(2)."""
+        views = self.views.get(n) or self.make_views(n)
+        return -1 if views is None else self.preadv(fd, views, offset, 0)
+
     def ended(self, fd: int, offset: int, n: int, got: int) -> int:
         """What `got` of `n` bytes mean: all, end of file, or (-1) a part. Raises `OSError` as preadv(2)."""
         # Part of it, or end of file: only the next byte tells.

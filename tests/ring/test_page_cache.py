@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,25 +100,6 @@ async def test_a_pipe_is_refused_and_not_read_while_the_gil_is_kept(
 
 
 # --- file systems that refuse RWF_NOWAIT ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def overlay(tmp_path: Path) -> Iterator[Path]:
-    """A folder on overlayfs, with a file of 100,000 bytes in its lower layer."""
-    for name in ("lower", "upper", "work", "merged"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "lower" / "file").write_bytes(pattern(100_000))
-    options = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work"
-    merged = tmp_path / "merged"
-    command = ["mount", "-t", "overlay", "overlay", "-o", options, str(merged)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command here")
-    if done.returncode:
-        pytest.skip(f"overlayfs cannot be mounted here: {done.stderr.strip()}")
-    yield merged
-    subprocess.run(["umount", str(merged)], check=True)
 
 
 def test_tmpfs_is_memory(cache: PageCache) -> None:

@@ -1,0 +1,101 @@
+"""What has been learned of one file that is open: how its small reads are best served.
+
+A number says nothing about a file, since it may mean another one tomorrow. Who owns an fd, and closes it by the ring and
+behind its reads, keeps a `Known` beside it: an aioring `File`. Its reads are not asked whether they can seek, nor, once
+its file system has refused RWF_NOWAIT, that again:
+
+* NOWAIT: RWF_NOWAIT is understood, as far as is known (ext4, xfs, btrfs ...);
+* MEMORY: tmpfs; a read is a copy;
+* ASK: mincore(2) tells which pages are there (overlayfs, where the file is ours or may be written by us);
+* WORKERS: nobody tells (overlayfs otherwise, /proc, FUSE): a read is for a worker.
+
+Called by `data.py`, within the tick's budget.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from ..handle import Handle
+from ..kernel import at_once
+from ..kernel.abi import SQE_ASYNC
+from ..kernel.residency import Residency
+from ..operations import is_direct
+from .page_cache import NEVER, NOWAIT as RWF_NOWAIT, SMALL, PageCache
+
+__all__ = ["ASK", "MEMORY", "NOWAIT", "WORKERS", "Known"]
+
+NOWAIT, MEMORY, ASK, WORKERS = "nowait", "memory", "ask", "workers"
+_READS = 4  # by a worker, before a mapping is worth its 33 us
+
+
+class Known:
+    """See the module. `close` with the file: a mapping pins it."""
+
+    __slots__ = ("_refused", "_residency", "fd", "regular", "way")
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.way = NOWAIT
+        self.regular = stat.S_ISREG(os.fstat(fd).st_mode)  # and so can seek
+        self._refused = 0
+        self._residency: Residency | None = None
+
+    # Hot path: once a read.
+
+    def ask(self, cache: PageCache, offset: int, n: int) -> int:
+        """As `PageCache.ask`, by what is known."""
+        way = self.way
+        if way is NOWAIT:
+            if not cache.asking:
+                cache.skip()
+                return -1
+            views = cache.views.get(n) or cache.make_views(n)
+            if views is None:
+                return -1
+            try:
+                return cache.ended(self.fd, offset, n, cache.preadv(self.fd, views, offset, RWF_NOWAIT))
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    cache.miss()
+                    return -1
+            self._learn()
+            way = self.way
+        if cache.on:
+            with suppress(OSError):
+                if way is MEMORY:
+                    return cache.at_hand(self.fd, offset, n)
+                if way is ASK and self._residency is not None:
+                    return cache.at_hand(self.fd, offset, n) if self._residency.resident(offset, n) else NEVER
+                return NEVER
+            self.way = WORKERS  # it can be mapped no longer, or is broken: who carries it out says so
+        return NEVER
+
+    def by_a_kernel_thread(self, handle: Handle) -> None:
+        """A buffered read of more than `SMALL`: its copy is made by io-wq, which is a fifth faster and more than inside
+        io_uring_enter(2). The kernel looks the fd up when its thread gets to it, so this is for who closes the fd behind
+        its reads; see docs/decisions/0008."""
+        if self.regular and not is_direct(self.fd):
+            handle.sqe_flags = SQE_ASYNC
+
+    def _learn(self) -> None:
+        if not self.regular or is_direct(self.fd):
+            self.way = WORKERS
+        elif at_once.is_memory(self.fd):
+            self.way = MEMORY
+        else:
+            self._refused += 1
+            if self._refused >= _READS:
+                self.way = WORKERS
+                with suppress(OSError):
+                    self._residency = Residency(self.fd, SMALL)
+                    self.way = ASK
+
+    def close(self) -> None:
+        self.way = WORKERS
+        if self._residency is not None:
+            self._residency.close()
+            self._residency = None
