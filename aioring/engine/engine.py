@@ -23,7 +23,7 @@ from ..handle import COMPLETE, DEFINED, STAGED, SUBMITTED, Handle
 from ..kernel.doorbell import Doorbell
 from ..loops import Loop
 from ..methods import Method
-from ..methods.worker import LAUNCH_INTERVAL, Worker
+from ..methods.worker import Worker
 from ..operations import CLOSE, READ, READINTO, READV, RUN, WRITE, WRITEV, Operation
 from .budget import INLINE, Budget
 from .cancelling import Cancelling
@@ -242,8 +242,7 @@ class Engine(Cancelling):
         except BaseException:
             self._come_back()
             raise
-        if self.workers.stuck() and self.tending is None:
-            self.tending = self.loop.call_later(LAUNCH_INTERVAL, self._tend)
+        self._tend_later()
 
     def on_doorbell(self) -> None:
         """The doorbell rang. It is silenced first: what is rung after the look rings again."""
@@ -271,8 +270,11 @@ class Engine(Cancelling):
         self.tending = None
         if not self.ended:
             self.workers.tend()
-            if self.workers.stuck():
-                self.tending = self.loop.call_later(LAUNCH_INTERVAL, self._tend)
+            self._tend_later()
+
+    def _tend_later(self) -> None:
+        if self.tending is None and (after := self.workers.look_again()):
+            self.tending = self.loop.call_later(after, self._tend)
 
     def _complete_all(self) -> None:
         if self._completing:

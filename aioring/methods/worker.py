@@ -15,7 +15,10 @@ Some facts about these threads
   to run it, or a cancel to drop it. Nobody claims more than the one it runs, so a hung call holds up no other.
 * A worker posts to `completed` and rings the doorbell only if nobody has since the loop last looked: one write(2) a
   batch. The loop clears `rung` before it looks, so what is posted later rings again.
-* Threads are daemons and are never joined: closing a ring, or leaving the interpreter, waits for no hung call.
+* Where reads are quick (50 us: they come from the page cache) threads spend their time in taking the GIL from each other:
+  30 us a read with several of them, 15 with one. So one worker does them all while the loop sleeps: it calls for no help,
+  and rings when the queue is empty, or for 32. Two slow reads in a row, anything that is no read, or a look of the loop's
+  timer that finds no progress for `_PATIENCE`, and all are called as above: a read that hangs holds up others for so long.
 """
 
 from __future__ import annotations
@@ -37,16 +40,21 @@ __all__ = ["Worker"]
 MIN_WORKERS = 2  # io_min_workers
 LAUNCH_INTERVAL = 0.1  # seconds; io_worker_launch_interval
 IDLE_TIMEOUT = 60.0  # seconds; io_worker_idle_timeout
+_QUICK = 50e-6  # seconds: no disk answers so fast
+_SURE = 2  # slow reads in a row: one may have waited for the GIL
+_BATCH = 32  # quick reads at most that the loop is not told of
+_PATIENCE = 0.01  # seconds
 _FIRST = 1 << 62  # tokens beyond any SQE's position
 
 
 class _Thread:
     """One worker: its number, and the lock on which it sleeps (released to wake it)."""
 
-    __slots__ = ("number", "wake")
+    __slots__ = ("number", "reads", "wake")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.reads = False  # it stands in `_readers`
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -73,7 +81,11 @@ class Worker:
         self._launched = 0.0
         self._rung = False
         self._closed = False
+        self._slow = _SURE  # how many reads in a row were slow
         self.carried_out = 0
+        self._seen = 0  # `carried_out` at the timer's last look
+        self._readers: set[_Thread] = set()  # who carries out reads
+        self._hang = 0  # how many of them seem to hang
 
     def start(
         self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
@@ -86,9 +98,11 @@ class Worker:
 
     def submit(self, staged: deque[Handle]) -> None:
         pending, queue, live = self._pending, self._queue, self._live
+        all_reads = True
         while staged:
             handle = staged[0]
             if handle.state == STAGED:
+                all_reads = all_reads and handle.operation.reads
                 self._token += 1
                 handle.token = self._token
                 live[self._token] = handle
@@ -97,7 +111,8 @@ class Worker:
                 pending[handle] = None
                 queue.append(handle)
             staged.popleft()
-        if queue:
+        # (Struck by KeyboardInterrupt before this, the next call wakes somebody, or the timer does.)
+        if queue and (self._slow >= _SURE or not all_reads or len(self._readers) <= self._hang):
             self._wake_one()
 
     def reap(self) -> None:
@@ -118,15 +133,30 @@ class Worker:
         """Whether jobs wait: whoever queued them may have been struck before it woke anybody."""
         return bool(self._queue)
 
-    def stuck(self) -> bool:
-        """Whether jobs wait while every worker is busy and another could be started: look again later."""
-        return bool(self._pending) and not self._idle and len(self._threads) < self.most
+    def look_again(self) -> float:
+        """Seconds after which the loop's timer is to call `tend`; 0.0: it need not."""
+        if self._completed or (self._pending and self._slow < _SURE):
+            return _PATIENCE
+        if not self._pending:
+            return 0.0
+        return LAUNCH_INTERVAL if not self._idle and len(self._threads) < self.most else 0.0
 
     def tend(self) -> None:
-        """Start one more worker if jobs have waited. Called by the loop's timer while `stuck`: a pool whose workers
-        all hang can notice nothing by itself."""
-        if self.stuck():
+        """Jobs have waited. A pool whose workers all hang can notice nothing by itself: wake one more, or start one."""
+        if self._completed:
+            self._ring()  # whoever was to ring for them hangs
+        if not self._pending:
+            return
+        stands, self._seen = self.carried_out == self._seen, self.carried_out
+        if stands:
+            self._hang, self._slow = len(self._readers), _SURE
+        if stands and self._idle:
+            self._wake_one()
+        elif not self._idle and (stands or self._slow >= _SURE) and self._may_launch():
             self._launch(self.most)
+
+    def _may_launch(self) -> bool:
+        return len(self._threads) < self.most and time.monotonic() - self._launched >= LAUNCH_INTERVAL
 
     def close(self) -> None:
         # Under the lock under which workers ring: when it is had, none of them touches the doorbell's fd any more, and
@@ -206,25 +236,45 @@ class Worker:
         while not self._closed:
             handle = self._claim()
             if handle is None:
+                if self._completed:
+                    self._ring()  # what was last in the queue was cancelled
+                self._turns_to(me, False)  # before the last look at the queue: who queues after it wakes somebody
                 if not self._sleep(me):
                     return
                 continue
-            if self._queue:
+            reads = handle.operation.reads
+            if reads is not me.reads:
+                self._turns_to(me, reads)
+            if self._queue and (self._slow >= _SURE or not reads):
                 self._get_help()
+            begun = time.perf_counter()
             res = carry_out(handle)
             self.carried_out += 1
             self._completed.append((handle.token, res))
             del handle
-            self._ring()
+            if reads:
+                took = time.perf_counter() - begun
+                self._slow = self._slow + 1 if took > _QUICK else 0
+                if took > _PATIENCE and self._hang:
+                    self._hang -= 1
+            if self._slow >= _SURE or not reads or not self._queue or len(self._completed) >= _BATCH:
+                self._ring()
         with self._lock:
             self._threads.pop(me.number, None)
+
+    def _turns_to(self, me: _Thread, reads: bool) -> None:
+        me.reads = reads
+        if reads:
+            self._readers.add(me)
+        else:
+            self._readers.discard(me)
 
     def _get_help(self) -> None:
         """More jobs wait: wake one more worker, or start one (PostgreSQL 19, `pgaio_worker_maybe_grow`)."""
         n = len(self._threads)
         if self._idle or n < self.least:
             self._wake_one()
-        elif n < self.most and len(self._queue) > n and time.monotonic() - self._launched >= LAUNCH_INTERVAL:
+        elif len(self._queue) > n and self._may_launch():
             self._launch(self.most)
 
     def _sleep(self, me: _Thread) -> bool:

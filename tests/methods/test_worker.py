@@ -7,12 +7,15 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import aioring
+from aioring.handle import Handle
 from aioring.methods.worker import Worker
+from aioring.operations import READ
 
 pytestmark = [pytest.mark.timeout(20), pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])]
 
@@ -178,3 +181,86 @@ async def test_two_loops_in_two_threads_have_pools_of_their_own(anyio_backend: s
             assert await ring.read(fd, i, 4) == os.pread(fd, 4, i)
     thread.join()
     assert results == [os.pread(fd, 4, i) for i in range(50)]
+
+
+def hanging_read(fd: int, gate: threading.Event) -> Handle:
+    """A read of 4 bytes that hangs, as on a mount whose server is gone, until the gate opens."""
+
+    def blocking(request: Any, most: int) -> int:
+        gate.wait()
+        outcome: int = READ.blocking(request, most)
+        return outcome
+
+    return Handle(replace(READ, blocking=blocking), fd, 0, 4)
+
+
+async def quick(ring: aioring.Ring, fd: int) -> None:
+    """So many reads of what is cached that the pool has taken it for granted."""
+    workers = ring._started.workers  # type: ignore[union-attr]
+    while workers._slow:
+        for i in range(50):
+            await ring.read(fd, i, 4)
+
+
+@pytest.mark.parametrize("before", [0, 1, 40])
+@pytest.mark.parametrize("behind", [0, 1, 40])
+async def test_a_read_that_hangs_among_quick_ones_holds_up_none(
+    anyio_backend: str, fd: int, before: int, behind: int
+) -> None:
+    gate = threading.Event()
+    async with aioring.Ring(method="worker", page_cache_first=False) as ring:
+        try:
+            hanging = []
+            for _ in range(7):  # of 8 workers: a read can hardly hang more often
+                await quick(ring, fd)
+                first = [ring.start_read(fd, i, 4) for i in range(before)]
+                hanging.append(hanging_read(fd, gate))
+                ring._started.ask(hanging[-1])  # type: ignore[union-attr]
+                last = [ring.start_read(fd, i, 4) for i in range(behind)]
+                for i, read in [*enumerate(first), *enumerate(last)]:
+                    assert await read == os.pread(fd, 4, i)
+            assert not any(handle.finished() for handle in hanging)
+            assert await ring.read(fd, 9, 4) == os.pread(fd, 4, 9)
+        finally:
+            gate.set()
+        await until(lambda: all(handle.finished() for handle in hanging))
+        assert [handle.res for handle in hanging] == [4] * 7
+        await quick(ring, fd)  # and it is as before
+
+
+async def test_quick_reads_are_the_work_of_one_worker(anyio_backend: str, fd: int) -> None:
+    async with aioring.Ring(method="worker", page_cache_first=False, depth=64) as ring:
+        await quick(ring, fd)
+        before = ring._started.workers.threads()  # type: ignore[union-attr]
+        for _ in range(20):
+            reads = [ring.start_read(fd, i, 4) for i in range(200)]
+            for i, read in enumerate(reads):
+                assert await read == os.pread(fd, 4, i)
+        assert ring._started.workers.threads() <= before + 2  # type: ignore[union-attr]
+
+
+async def test_calls_that_take_long_are_not_queued_behind_each_other(anyio_backend: str, fd: int) -> None:
+    """Whatever reads were before."""
+    import anyio
+
+    barrier = threading.Barrier(8)
+    async with aioring.Ring(method="worker", page_cache_first=False) as ring:
+        await quick(ring, fd)
+        async with anyio.create_task_group() as group:
+            for _ in range(8):
+                group.start_soon(ring.run, barrier.wait)
+
+
+async def test_cancelled_reads_leave_nobody_waiting_for_the_bell(anyio_backend: str, fd: int) -> None:
+    """A worker rings when its queue is empty: also where the last in it were cancelled."""
+    async with aioring.Ring(method="worker", page_cache_first=False) as ring:
+        await quick(ring, fd)
+        for n in range(200):
+            first = [ring.start_read(fd, i, 4) for i in range(4)]
+            last = [ring.start_read(fd, i, 4) for i in range(4)]
+            if n % 2:
+                ring._started.flush()  # type: ignore[union-attr]
+            for read in last:
+                read.cancel()
+            for i, read in enumerate(first):
+                assert await read == os.pread(fd, 4, i)
