@@ -232,9 +232,8 @@ class Data(Unseekable):
             and 0 <= offset <= OFF_MAX
         ):
             known = self._lent.get(id(buffer))
-            same = known[0]() if known is not None else None
-            if known is not None and same is not None and same is buffer:
-                view = memoryview(same)  # a new export: it holds the memory, and raises where `buffer` was released
+            if known is not None and known[0]() is buffer:
+                view = memoryview(buffer)  # a new export: it holds the memory, and raises where `buffer` was released
                 address, n = known[1], known[2]
             else:
                 view = lent_writable(buffer)
@@ -249,13 +248,13 @@ class Data(Unseekable):
             if got == NEVER:
                 handle = Handle(READINTO, fd, offset, n)
                 handle.view, handle.by_workers = view, True
-                moved: int = await self._engine.do(handle)
-                return moved
+                got = await self._engine.do(handle)
+                return got
             if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and seeks(fd):
                 handle = Handle(READINTO, fd, offset, n)
                 handle.view, handle.address = view, address
-                moved = await self._transfer(handle)
-                return moved
+                got = await self._transfer(handle)
+                return got
         engine = self._engine
         if self._waits(fd, offset):
             view = lent_writable(buffer)
@@ -275,11 +274,11 @@ class Data(Unseekable):
                 self._cache.fill(handle.view, got)
                 return got
         try:
-            done: int = await (engine.do(handle) if handle.by_workers else engine.transfer(handle, paid))
+            got = await (engine.do(handle) if handle.by_workers else engine.transfer(handle, paid))
         except BaseException:
             engine.give_up(handle)
             raise
-        return done
+        return got
 
     def _remember(self, buffer: memoryview, view: memoryview) -> None:
         """Where a flat memoryview's memory lies. It does not move while the object lives, unless it is released, which a
