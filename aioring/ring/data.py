@@ -232,7 +232,7 @@ class Data(Unseekable):
             and 0 <= offset <= OFF_MAX
         ):
             known = self._lent.get(id(buffer))
-            if known is not None and known[0]() is buffer:
+            if known is not None and known[0]() is buffer and buffer is not None:
                 view = memoryview(buffer)  # a new export: it holds the memory, and raises where `buffer` was released
                 address, n = known[1], known[2]
             else:
@@ -248,13 +248,11 @@ class Data(Unseekable):
             if got == NEVER:
                 handle = Handle(READINTO, fd, offset, n)
                 handle.view, handle.by_workers = view, True
-                got = await self._engine.do(handle)
-                return got
+                return await self._engine.do(handle)  # type: ignore[no-any-return]
             if type(fd) is int and 0 < n < large.LARGE and 0 <= fd <= INT_MAX and seeks(fd):
                 handle = Handle(READINTO, fd, offset, n)
                 handle.view, handle.address = view, address
-                got = await self._transfer(handle)
-                return got
+                return await self._transfer(handle)  # type: ignore[no-any-return]
         engine = self._engine
         if self._waits(fd, offset):
             view = lent_writable(buffer)
@@ -274,11 +272,10 @@ class Data(Unseekable):
                 self._cache.fill(handle.view, got)
                 return got
         try:
-            got = await (engine.do(handle) if handle.by_workers else engine.transfer(handle, paid))
+            return await (engine.do(handle) if handle.by_workers else engine.transfer(handle, paid))  # type: ignore[no-any-return]
         except BaseException:
             engine.give_up(handle)
             raise
-        return got
 
     def _remember(self, buffer: memoryview, view: memoryview) -> None:
         """Where a flat memoryview's memory lies. It does not move while the object lives, unless it is released, which a
