@@ -268,6 +268,8 @@ class Worker:
             self._readers.add(me)
         else:
             self._readers.discard(me)
+            if not self._readers:
+                self._hang = 0
 
     def _get_help(self) -> None:
         """More jobs wait: wake one more worker, or start one (PostgreSQL 19, `pgaio_worker_maybe_grow`)."""

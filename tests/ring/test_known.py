@@ -247,7 +247,7 @@ def test_what_it_says_is_resident_needs_no_disk(path: Path, residency: Residency
         got = os.preadv(fd, (bytearray(n),), offset, os.RWF_NOWAIT)
     except BlockingIOError:
         got = -1
-    assert said == (got == min(n, max(100_000 - offset, 0)))
+    assert not said or got == min(n, max(100_000 - offset, 0))
 
 
 @pytest.mark.parametrize("what", ["/proc/version", "/dev/null", "."])
