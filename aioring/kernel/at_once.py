@@ -38,7 +38,8 @@ address_of = ctypes.addressof
 
 get_errno = ctypes.get_errno
 
-# preadv2(2), keeping the GIL: only with RWF_NOWAIT. -1 where it fails. None where the C library has none.
+# preadv2(2), keeping the GIL: with RWF_NOWAIT, or for what was found to be in memory. -1 where it fails. None where the C
+# library has none.
 preadv2: Any = getattr(_keeping_the_gil, "preadv2", None)
 if preadv2 is not None:
     preadv2.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_int]

@@ -19,6 +19,7 @@ Some facts about these threads
   30 us a read with several of them, 15 with one. So one worker does them all while the loop sleeps: it calls for no help,
   and rings when the queue is empty, or for 32. Two slow reads in a row, anything that is no read, or a look of the loop's
   timer that finds no progress for `_PATIENCE`, and all are called as above: a read that hangs holds up others for so long.
+* Threads are daemons and are never joined: closing a ring, or leaving the interpreter, waits for no hung call.
 """
 
 from __future__ import annotations

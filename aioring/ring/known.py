@@ -24,7 +24,7 @@ from ..kernel import at_once
 from ..kernel.abi import SQE_ASYNC
 from ..kernel.residency import Residency
 from ..operations import is_direct
-from .page_cache import NEVER, NOWAIT as RWF_NOWAIT, SMALL, PageCache
+from .page_cache import NEVER, SMALL, PageCache
 
 __all__ = ["ASK", "MEMORY", "NOWAIT", "WORKERS", "Known"]
 
@@ -48,27 +48,24 @@ class Known:
 
     def ask(self, cache: PageCache, offset: int, n: int) -> int:
         """As `PageCache.ask`, by what is known."""
-        way = self.way
-        if way is NOWAIT:
-            if not cache.asking:
-                cache.skip()
-                return -1
-            views = cache.views.get(n) or cache.make_views(n)
-            if views is None:
-                return -1
-            try:
-                return cache.ended(self.fd, offset, n, cache.preadv(self.fd, views, offset, RWF_NOWAIT))
-            except OSError as error:
-                if error.errno != errno.EOPNOTSUPP:
-                    cache.miss()
-                    return -1
-            self._learn()
-            way = self.way
+        if self.way is NOWAIT:
+            return cache.ask(self.fd, offset, n, self)
+        return self._by_way(cache, offset, n)
+
+    def refused(self, cache: PageCache, error: Exception, offset: int, n: int) -> int:
+        """For `PageCache.ask`: learn from it, and go on."""
+        if not isinstance(error, OSError) or error.errno != errno.EOPNOTSUPP:
+            cache.miss()
+            return -1
+        self._learn()
+        return self._by_way(cache, offset, n)
+
+    def _by_way(self, cache: PageCache, offset: int, n: int) -> int:
         if cache.on:
             with suppress(OSError):
-                if way is MEMORY:
+                if self.way is MEMORY:
                     return cache.at_hand(self.fd, offset, n)
-                if way is ASK and self._residency is not None:
+                if self.way is ASK and self._residency is not None:
                     return cache.at_hand(self.fd, offset, n) if self._residency.resident(offset, n) else NEVER
                 return NEVER
             self.way = WORKERS  # it can be mapped no longer, or is broken: who carries it out says so

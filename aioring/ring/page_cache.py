@@ -31,7 +31,7 @@ import mmap
 import os
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from ..buffers import private, view_address
 from ..engine.budget import INLINE
@@ -53,6 +53,14 @@ _join = b"".join
 NEVER = -3  # from `ask`: the file's read knows no "do not wait" (RWF_NOWAIT); it is for a worker, not for the ring
 
 
+class Owner(Protocol):
+    """Who owns an fd, and remembers what its file has answered: `known.py`."""
+
+    def refused(self, cache: PageCache, error: Exception, offset: int, n: int) -> int:
+        """What `PageCache.ask` comes to where preadv2(2) failed."""
+        ...
+
+
 class PageCache:
     """One ring's. `on` is False where there is nothing to ask, `asking` is False while asking does not pay.
 
@@ -71,9 +79,9 @@ class PageCache:
 
     # Hot path: once per I/O; measured in benchmarks/ring_read.py.
 
-    def ask(self, fd: int, offset: int, n: int) -> int:
+    def ask(self, fd: int, offset: int, n: int, owner: Owner | None = None) -> int:
         """How many of `n` bytes were had: all, or those up to end of file; -1 if they cannot be had at once, `NEVER` if
-        this file's never can."""
+        this file's never can. What a refusal means may be left to the fd's owner, who remembers it."""
         if not self.asking:
             self.skip()
             return -1
@@ -85,6 +93,8 @@ class PageCache:
         try:
             return self.ended(fd, offset, n, self.preadv(fd, views, offset, NOWAIT))
         except (OSError, TypeError, OverflowError) as error:
+            if owner is not None:
+                return owner.refused(self, error, offset, n)
             return self.refused(error, fd, offset, n)
 
     def refused(self, error: Exception, fd: int, offset: int, n: int) -> int:
@@ -103,7 +113,10 @@ class PageCache:
 
     def at_hand(self, fd: int, offset: int, n: int) -> int:
         """A read of what is known to be in memory: all of `n` bytes, or those up to end of file; -1 for a size that is not
-        asked for. Raises `OSError` as preadv(2)."""
+        asked for. Raises `OSError` as preadv(2).
+
+        Without RWF_NOWAIT, also while the GIL is kept: what has left memory since it was asked about waits for a local
+        disk (or swap) here, for as long as losing the GIL costs beside a busy thread."""
         views = self.views.get(n) or self.make_views(n)
         return -1 if views is None else self.preadv(fd, views, offset, 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import Any
 
@@ -11,16 +10,7 @@ import pytest
 
 import aioring
 from aioring.engine.budget import SIZE, Budget
-
-
-@pytest.fixture
-def fd(tmp_path: Any) -> Any:
-    path = tmp_path / "data"
-    path.write_bytes(bytes(range(64)))
-    fd = os.open(path, os.O_RDONLY)
-    os.pread(fd, 64, 0)
-    yield fd
-    os.close(fd)
+from tests.conftest import pattern
 
 
 class Ticks:
@@ -48,7 +38,7 @@ async def test_no_tick_has_more_than_one_budget_and_all_get_their_turn(anyio_bac
 
     async def hit(number: int, count: int) -> None:
         for _ in range(count):
-            assert await ring.read(fd, number % 64, 1) == bytes([number % 64])
+            assert await ring.read(fd, number % 64, 1) == pattern(64)[number % 64 :][:1]
             hits[number] += 1
 
     ticks = Ticks(at_each=look)
@@ -95,7 +85,7 @@ async def test_who_is_cancelled_in_the_line_keeps_nobody_waiting(anyio_backend: 
     async def read_once(number: int) -> None:
         nonlocal cancelled, done
         with scopes[number] as scope:
-            assert await ring.read(fd, number % 64, 1) == bytes([number % 64])
+            assert await ring.read(fd, number % 64, 1) == pattern(64)[number % 64 :][:1]
             done += 1
         cancelled += scope.cancelled_caught
 
