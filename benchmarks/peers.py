@@ -27,11 +27,8 @@ Readers = Callable[[int], list[Read]]
 
 @dataclass(frozen=True)
 class Peer:
-    """`slow`: how much less of the work it gets, so that a round ends; rates are per read all the same."""
-
     name: str
     open: Callable[[str], AbstractAsyncContextManager[Readers]]
-    slow: int = 1
 
 
 def _ring(**options: Any) -> Callable[[str], AbstractAsyncContextManager[Readers]]:
@@ -162,12 +159,12 @@ OURS = (
     Peer("aioring", _ring()),
     Peer("aioring, what it learned of a file", _known),  # what its `File` will be built on
     Peer("aioring, ring alone", _ring(page_cache_first=False)),
-    Peer("aioring, workers alone", _ring(method="worker", page_cache_first=False, workers=THREADS), 4),
+    Peer("aioring, workers alone", _ring(method="worker", page_cache_first=False, workers=THREADS)),
 )
-POOL = Peer(f"thread pool of {THREADS}", _pool, 8)
-AIOFILES = Peer("aiofiles", _aiofiles, 20)
+POOL = Peer(f"thread pool of {THREADS}", _pool)
+AIOFILES = Peer("aiofiles", _aiofiles)
 OTHERS = (
-    Peer("aiofile/caio", _aiofile, 4),
+    Peer("aiofile/caio", _aiofile),
     Peer("pyaio", _pyaio),
     Peer("urio", _urio),
     Peer("turbofile", _turbofile),

@@ -1,7 +1,7 @@
 """4 KiB reads: aioring beside everybody else, idle, beside a thread that runs Python, and where io_uring is refused.
 
     python benchmarks/ring_read.py [--settings idle,busy,refused,overlay] [--loops asyncio,uvloop] [--rounds 5]
-                                   [--reads 20000] [--folder /var/tmp] [--write]
+                                   [--seconds 0.3] [--folder /var/tmp] [--write]
 
 Each setting and loop is a process of its own, so that a seccomp filter, or a busy thread, is there from the start. Within
 it everybody takes turns, round after round: what is printed are medians, as rates, as ratios to `os.pread` in a plain loop
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--loops", default="asyncio,uvloop")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--reads", type=int, default=20_000, help="a round of the fastest; slow ones get a part of it")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each cell in each round")
     parser.add_argument("--folder", default="/var/tmp", help="where the data file is made: a real disk")
     parser.add_argument("--only", help="rows whose name has this in it")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks/ring_read.md")
@@ -83,7 +83,7 @@ def main() -> None:
 def run(args: argparse.Namespace, setting: str, loop: str, path: Path) -> list[str]:
     """One process: the tables that it printed."""
     command = [sys.executable, __file__, "--child", json.dumps([setting, loop, str(path)])]
-    command += ["--rounds", str(args.rounds), "--reads", str(args.reads)]
+    command += ["--rounds", str(args.rounds), "--seconds", str(args.seconds)]
     if args.only:
         command += ["--only", args.only]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -102,7 +102,7 @@ def child(args: argparse.Namespace) -> None:
         be_busy()
     random.seed(1)
     table = Table()
-    work = rows.measure(table, setting, path, args.rounds, args.reads, args.only or "")
+    work = rows.measure(table, setting, path, args.rounds, args.seconds, args.only or "")
     if loop == "uvloop":
         import uvloop
 

@@ -11,7 +11,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from measure import Lag, Table, drive
+from measure import Lag, Read, Table, drive
 from peers import AIOFILES, ALL, BLOCK, OURS, PLAIN, POOL, THREADS, Peer, works
 
 import aioring
@@ -20,9 +20,7 @@ HOT = 64 << 20  # bytes that are kept in the page cache
 LARGE = 256 << 20
 
 
-async def measure(table: Table, setting: str, path: str, rounds: int, reads: int, only: str) -> None:
-    if setting == "busy":
-        reads //= 4  # letting go of the GIL costs 5 ms a read here
+async def measure(table: Table, setting: str, path: str, rounds: int, seconds: float, only: str) -> None:
     peers = []
     for peer in ALL:
         if only and only not in peer.name and peer is not PLAIN:
@@ -32,53 +30,51 @@ async def measure(table: Table, setting: str, path: str, rounds: int, reads: int
             peers.append(peer)
         else:
             table.note(f"{peer.name}: {why}")
-    busy = setting == "busy"
     for _ in range(rounds):
         for tasks in (1, 32, 128):
             for peer in peers:
-                await cached(table, peer, path, tasks, reads, busy)
+                await cached(table, peer, path, tasks, seconds)
         for peer in peers:
             if peer is not PLAIN:
-                await cold(table, peer, path, reads // 4, busy)
+                await cold(table, peer, path, seconds)
         for tasks in (1, 32, 128):
-            await direct(table, setting, path, tasks, reads // (8 if tasks == 1 else 2) // (4 if busy else 1))
+            await direct(table, setting, path, tasks, seconds)
     for column in ("1 task", "32 tasks", "128 tasks"):
         table.base[column] = PLAIN.name
-    if not busy:
-        await lag(table, path, reads)
+    if setting != "busy":
+        await lag(table, path, seconds)
         await large(table, path, peers)
     if setting == "idle":
         await memory(table)
 
 
-def _fewer(peer: Peer, reads: int, busy: bool) -> int:
-    """So that a round of a slow one ends; and beside a busy thread all but those who keep the GIL are slow."""
-    slow = peer.slow * (20 if busy and peer.slow > 1 else 1)
-    if busy and peer is PLAIN:
-        slow = 50
-    return max(reads // slow, 100)
+def _anywhere(size: int) -> list[int]:
+    """Offsets of blocks, each once, in no order."""
+    return random.sample(range(0, size, BLOCK), size // BLOCK)
 
 
-async def cached(table: Table, peer: Peer, path: str, tasks: int, reads: int, busy: bool) -> None:
+def _warm(path: str) -> None:
     fd = os.open(path, os.O_RDONLY)
     for offset in range(0, HOT, 1 << 20):
         os.pread(fd, 1 << 20, offset)
     os.close(fd)
-    n = _fewer(peer, reads, busy)
-    offsets = [random.randrange(HOT // BLOCK) * BLOCK for _ in range(n)]
+
+
+async def cached(table: Table, peer: Peer, path: str, tasks: int, seconds: float) -> None:
+    _warm(path)
+    offsets = _anywhere(HOT)
     async with peer.open(path) as readers:
         each = readers(tasks)
-        await drive(each, offsets[: max(n // 20, tasks)])
-        await table.timed(peer.name, f"{tasks} task{'s' if tasks > 1 else ''}", n, drive(each, offsets))
+        await drive(each, offsets, seconds / 10)
+        await table.timed(peer.name, f"{tasks} task{'s' if tasks > 1 else ''}", drive(each, offsets, seconds))
 
 
-async def cold(table: Table, peer: Peer, path: str, reads: int, busy: bool) -> None:
-    n = min(_fewer(peer, reads, busy) * 2, reads)
+async def cold(table: Table, peer: Peer, path: str, seconds: float) -> None:
+    offsets = _anywhere(os.path.getsize(path))
     async with peer.open(path) as readers:
         each = readers(128)
         drop(path)
-        offsets = random.sample(range(0, os.path.getsize(path), BLOCK), n)
-        await table.timed(peer.name, "cold, 128", n, drive(each, offsets))
+        await table.timed(peer.name, "cold, 128", drive(each, offsets, seconds))
 
 
 def drop(path: str) -> None:
@@ -90,7 +86,7 @@ def drop(path: str) -> None:
     os.close(fd)
 
 
-async def direct(table: Table, setting: str, path: str, tasks: int, reads: int) -> None:
+async def direct(table: Table, setting: str, path: str, tasks: int, seconds: float) -> None:
     """O_DIRECT into aligned buffers; nobody but us and plain threads can."""
     drop(path)
     try:
@@ -98,9 +94,8 @@ async def direct(table: Table, setting: str, path: str, tasks: int, reads: int) 
     except OSError as error:
         table.note(f"O_DIRECT ({error})")
         return
-    size = os.path.getsize(path)
     buffers = [aioring.alloc(BLOCK) for _ in range(tasks)]
-    offsets = [random.randrange(size // BLOCK) * BLOCK for _ in range(reads)]
+    offsets = _anywhere(os.path.getsize(path))
     column = f"direct {tasks}"
     try:
         for method in ("io_uring", "linux_aio"):
@@ -108,38 +103,37 @@ async def direct(table: Table, setting: str, path: str, tasks: int, reads: int) 
                 continue
             async with aioring.Ring(method=method) as ring:
                 each = [lambda o, b=buffer, r=ring: r.readinto(fd, o, b) for buffer in buffers]
-                await drive(each, offsets[: tasks * 2])
-                await table.timed(f"aioring, {method}, O_DIRECT", column, reads, drive(each, offsets))
-        loop, few = asyncio.get_running_loop(), offsets[: max(reads // 4, tasks)]
+                await drive(each, offsets, seconds / 10)
+                await table.timed(f"aioring, {method}, O_DIRECT", column, drive(each, offsets, seconds))
+        loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(THREADS) as pool:
             threads = [lambda o, b=buffer: loop.run_in_executor(pool, os.preadv, fd, (b,), o) for buffer in buffers]
-            await table.timed(f"{POOL.name}, O_DIRECT", column, len(few), drive(threads, few))
+            await table.timed(f"{POOL.name}, O_DIRECT", column, drive(threads, offsets, seconds))
     finally:
         os.close(fd)
 
 
-async def lag(table: Table, path: str, reads: int) -> None:
+async def lag(table: Table, path: str, seconds: float) -> None:
     """A task that wants to run every millisecond, beside hits and beside cold reads."""
     ours = OURS[0]
     for tasks in (128, 1000):
+        _warm(path)
         async with ours.open(path) as readers:
-            each = readers(tasks)
-            offsets = [random.randrange(HOT // BLOCK) * BLOCK for _ in range(reads * 5)]
-            await drive(each, offsets[:20_000])
-            async with Lag() as late:
-                await drive(each, offsets)
-        table.line(f"lag beside hits of {tasks:,} tasks: p99 {late.p99 * 1e3:.1f} ms, worst {late.worst * 1e3:.1f} ms")
+            await _late(table, f"hits of {tasks:,} tasks", readers(tasks), _anywhere(HOT), seconds * 10)
     for peer in (ours, AIOFILES):
         if await works(peer, path) is None:
             async with peer.open(path) as readers:
                 each = readers(128)
                 drop(path)
-                offsets = random.sample(range(0, os.path.getsize(path), BLOCK), min(reads // peer.slow, 20_000))
-                async with Lag() as late:
-                    await drive(each, offsets)
-            table.line(
-                f"lag beside 128 cold reads, {peer.name}: p99 {late.p99 * 1e3:.1f} ms, worst {late.worst * 1e3:.1f} ms"
-            )
+                offsets = _anywhere(os.path.getsize(path))
+                await _late(table, f"128 cold reads, {peer.name}", each, offsets, seconds * 3)  # not all of the file
+
+
+async def _late(table: Table, beside: str, each: list[Read], offsets: list[int], seconds: float) -> None:
+    """For longer than a cell: of the last of each hundred there must be more than a few."""
+    async with Lag() as late:
+        await drive(each, offsets, seconds)
+    table.line(f"lag beside {beside}: p99 {late.p99 * 1e3:.1f} ms, worst {late.worst * 1e3:.1f} ms")
 
 
 async def large(table: Table, path: str, peers: list[Peer]) -> None:
