@@ -43,7 +43,7 @@ class _Turn:
 
 
 class Budget:
-    """`left` is read by the hot path as its one guard: 0 when spent, and for good once the ring is closed.
+    """`left` is read by the hot path as its one guard: not above 0 when spent, and for good once the ring is closed.
 
     Who has seen `left > 0` takes a unit by subtracting 1.
     """
@@ -85,6 +85,10 @@ class Budget:
         share = min(self._share, self._reserve)
         self._reserve -= share
         self.left += share
+
+    def end(self) -> None:
+        """What was done in place took as long as a tick may, whatever is left of it."""
+        self.left = self._reserve = 0
 
     def spent(self) -> None:
         """Somebody found it spent and went another way."""

@@ -34,6 +34,10 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("aioring")
 
+# How many are told in one turn that their I/O is complete. Each resumes a task, and the loop runs nothing else until all of
+# them had their turn: with 128 the tick was 4 to 8 ms long, with 16 it is 1, at the same rate (8 cost a third of it).
+_TOLD = 16
+
 
 class Engine(Cancelling):
     """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival."""
@@ -283,7 +287,7 @@ class Engine(Cancelling):
         handle: Handle | None = None  # not to be held beyond this turn
         try:
             self._completing = True
-            for _ in range(len(completed)):  # what was there at entry, no more (invariant 8)
+            for _ in range(min(len(completed), _TOLD)):  # never what came since entry (invariant 8)
                 token, res = completed[0]
                 try:
                     handle = live.get(token)
@@ -315,7 +319,7 @@ class Engine(Cancelling):
             self._completing = False
             del handle
         if completed:
-            self.doorbell.ring()
+            self.doorbell.ring()  # the rest in the next tick
         if self.backlog:
             self._admit_waiting()
         if self.drains and not self.busy():

@@ -47,7 +47,7 @@ class Data(Unseekable):
     def _opened(self, engine: Engine) -> None:
         mounts.all_local()  # opens the mount table now: later, it might get the number of an fd that was just closed
         self._at_once = self._page_cache_first and engine.method.at_once
-        self._cache = PageCache(self._at_once)
+        self._cache = PageCache(self._at_once, engine.budget)
         self._lent = {}
         self._closing = engine.closing
         engine.budget.on_refill = self._cache.tick

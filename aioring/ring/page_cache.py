@@ -20,7 +20,8 @@ The same call through PyDLL keeps the GIL and makes 100,000, but is a microsecon
 three ways to call, and `tick`, once a refill of the budget, changes between them:
 
 * plain (`os.preadv`). A refill that came late (3 ms after the last, for whatever reason) raises the question:
-* timed (`os.preadv` between two looks at the clock): 3 ms within one budget's worth of hits mean a fight, at once:
+* timed (`os.preadv` between two looks at the clock): 3 ms within one budget's worth of hits mean a fight, at once; and 1 ms
+  ends the tick's budget early (memory that a virtual machine has to be given first: 80 us a hit, 20 ms a budget).
 * holding (PyDLL), for 256 refills; then it is timed again.
 """
 
@@ -34,7 +35,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from ..buffers import private, view_address
-from ..engine.budget import INLINE
+from ..engine.budget import INLINE, Budget
 from ..kernel import at_once
 from ..kernel.abi import INT_MAX, OFF_MAX
 
@@ -45,6 +46,7 @@ NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _MISSES = 16  # in a row, before a ring stops to ask
 _LOOK_AGAIN = 512  # reads after which it asks once more
 _FIGHT = 0.003  # seconds that the hits of one budget may take
+_LONG = 0.001  # seconds after which others get their turn, however few hits it was
 _HOLD = 256  # refills of the budget
 _preadv: Any = getattr(os, "preadv", None)
 _Views = tuple[memoryview, ...]
@@ -67,11 +69,12 @@ class PageCache:
     The hot read (`data.py`) does `ask` and `taken` for whole hits by itself: `preadv` into `views[n]`, then a join.
     """
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, wanted: bool, budget: Budget) -> None:
         self.asking = self.on = wanted and NOWAIT != 0 and _preadv is not None
         self.misses = 0
         self.views: dict[int, _Views] = {}
         self.preadv: _Ask = self._timed
+        self._budget = budget
         self._memory: memoryview | None = None
         self._spent = 0.0  # seconds, in the hits of this refill
         self._refilled = 0.0
@@ -206,6 +209,8 @@ class PageCache:
             return got
         finally:
             self._spent += perf_counter() - start
+            if self._spent > _LONG:
+                self._budget.end()
             if self._spent > _FIGHT and at_once.preadv2 is not None:
                 self._hold()
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import aioring
+from aioring.engine.budget import SIZE, Budget
 from aioring.kernel import at_once, mounts
 from aioring.ring import page_cache
 from aioring.ring.page_cache import NOWAIT, SMALL, PageCache
@@ -20,9 +21,16 @@ from tests.conftest import pattern
 pytestmark = pytest.mark.skipif(not NOWAIT or at_once.preadv2 is None, reason="no preadv2(2) here")
 
 
+class NoLoop:
+    """As far as a budget goes that nobody waits for."""
+
+    def call_soon(self, callback: Any) -> None:
+        raise AssertionError("nobody waits")
+
+
 @pytest.fixture
 def cache() -> PageCache:
-    return PageCache(True)
+    return PageCache(True, Budget(NoLoop()))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -145,6 +153,15 @@ def test_it_keeps_the_gil_after_a_fight_and_lets_go_again_later(cache: PageCache
     cache.tick()
     assert cache.preadv is os.preadv
     assert cache.ask(fd, 0, 100) == 100
+
+
+def test_slow_hits_end_the_tick_before_their_number_does(cache: PageCache, fd: int) -> None:
+    assert cache.ask(fd, 0, 100) == 100
+    assert cache._budget.left == SIZE  # who asks takes the unit, not the step
+    cache._spent = page_cache._LONG  # as if those of this tick had taken that long
+    assert cache.ask(fd, 0, 100) == 100, "what was read is not thrown away"
+    assert cache._budget.left == 0
+    assert not cache.holding, "1 ms is no fight"
 
 
 async def test_beside_a_busy_thread_every_byte_is_right_whichever_way_it_asks(
