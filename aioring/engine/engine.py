@@ -38,6 +38,8 @@ logger = logging.getLogger("aioring")
 # them had their turn: with 128 the tick was 4 to 8 ms long, with 16 it is 1, at the same rate (8 cost a third of it).
 _TOLD = 16
 
+_AT_ONCE = 4  # units of the budget for what the ring completes at once: it takes as long as four hits of the page cache
+
 
 class Engine(Cancelling):
     """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival."""
@@ -109,7 +111,7 @@ class Engine(Cancelling):
 
     def begin(self, handle: Handle, paid: bool = False) -> None:
         """`ask` for a transfer. On an idle ring a read is submitted there and then: what the kernel has at once is
-        COMPLETE on return, at the price of a unit of the tick's budget (`paid`: it has been taken)."""
+        COMPLETE on return, at a price in units of the tick's budget (`paid`: one has been taken)."""
         live, staged = self.live, self.staged
         if (
             not live
@@ -123,7 +125,7 @@ class Engine(Cancelling):
             and not self.backlog
         ):
             if not paid:
-                self.budget.left -= 1
+                self.budget.left -= _AT_ONCE
             handle.served_by = self.method.name
             try:
                 if self._now(handle):

@@ -19,7 +19,8 @@ that runs Python it is lost to that thread about every fourth time, for sys.gets
 The same call through PyDLL keeps the GIL and makes 100,000, but is a microsecond slower where nobody fights. So there are
 three ways to call, and `tick`, once a refill of the budget, changes between them:
 
-* plain (`os.preadv`). A refill that came late (3 ms after the last, for whatever reason) raises the question:
+* plain (`os.preadv`). A refill that came late (3 ms after the last, for whatever reason) raises the question, and slow hits
+  keep it up:
 * timed (`os.preadv` between two looks at the clock): 3 ms within one budget's worth of hits mean a fight, at once; and 1 ms
   ends the tick's budget early (memory that a virtual machine has to be given first: 80 us a hit, 20 ms a budget).
 * holding (PyDLL), for 256 refills; then it is timed again.
@@ -198,8 +199,9 @@ class PageCache:
                 self.preadv, self._spent = self._timed, 0.0
             return
         now = perf_counter()
-        late, self._refilled = now - self._refilled > _FIGHT, now
-        self.preadv = self._timed if late else _preadv
+        slow = now - self._refilled > _FIGHT or self._spent > _LONG
+        self._refilled = now
+        self.preadv = self._timed if slow else _preadv
         self._spent = 0.0
 
     def _timed(self, fd: int, views: _Views, offset: int, flags: int) -> int:

@@ -162,6 +162,12 @@ def test_slow_hits_end_the_tick_before_their_number_does(cache: PageCache, fd: i
     assert cache.ask(fd, 0, 100) == 100, "what was read is not thrown away"
     assert cache._budget.left == 0
     assert not cache.holding, "1 ms is no fight"
+    cache.tick()
+    cache.tick()
+    assert cache.preadv is os.preadv, "they were fast again"
+    cache.preadv, cache._spent = cache._timed, page_cache._LONG * 2
+    cache.tick()
+    assert cache.preadv == cache._timed, "slow ones are looked at for as long as they are"
 
 
 async def test_beside_a_busy_thread_every_byte_is_right_whichever_way_it_asks(
