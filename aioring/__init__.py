@@ -20,7 +20,12 @@ from .kernel.abi import (
     RESOLVE_NO_SYMLINKS,
     RESOLVE_NO_XDEV,
 )
-from .ring import Pending, Ring, get_ring
+from .observe.counters import OperationStats, RingStats
+from .observe.histogram import Waited
+from .observe.in_flight import InFlight
+from .observe.lag import LoopLag, loop_lag
+from .observe.slow import SlowIo, slow_io
+from .ring import Pending, Ring, get_ring, in_flight, rings
 
 __version__ = "0.1.0"
 
@@ -32,12 +37,22 @@ __all__ = [
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
     "AioringError",
+    "InFlight",
+    "LoopLag",
+    "OperationStats",
     "Pending",
     "Ring",
     "RingClosedError",
+    "RingStats",
     "RingUnavailableError",
+    "SlowIo",
+    "Waited",
     "WrongLoopError",
     "alloc",
     "get_ring",
+    "in_flight",
+    "loop_lag",
+    "rings",
+    "slow_io",
 ]
 del _ctypes

@@ -35,8 +35,8 @@ class Handle(Request):
     """See the module's facts."""
 
     __slots__ = (
-        "__weakref__", "chain", "on_done", "orphan", "res", "served_by", "sqe_flags", "state", "together", "token",
-        "waiter",
+        "__weakref__", "chain", "on_done", "orphan", "res", "served_by", "since", "sqe_flags", "state", "together",
+        "token", "waiter",
     )  # fmt: skip
 
     state: int
@@ -49,9 +49,13 @@ class Handle(Request):
     sqe_flags: int  # IOSQE_IO_LINK, where its method links
     together: int  # how many SQEs, it and those behind it, must go in one submission
     on_done: Any  # called with the handle instead of waking a waiter
+    since: float  # when it was asked for, by perf_counter(), to a tick; 0.0: not yet
 
     number: int = 0  # in a trace
     tries: int = 0  # EINTR and EAGAIN answers so far
+    again: int = 0  # how often it has been submitted again, for whatever reason
+    booked: bool = False  # it has been counted
+    seen: int = 0  # its number in `in_flight`, once one has shown it
     by_workers: bool = False  # for the blocking equivalent only, whatever the method
     runs: bool = False  # counted in the engine's `runs`
     audit: tuple[Any, ...] | None = None  # the event and arguments that `os` would raise
@@ -68,6 +72,7 @@ class Handle(Request):
         self.done = self.address = self.state = self.token = self.res = self.sqe_flags = 0
         self.memory = self.view = self.pieces = self.exception = self.outcome = None
         self.waiter = self.chain = self.on_done = None
+        self.since = 0.0
         self.direct = self.orphan = False
         self.together = 1
         self.served_by = ""

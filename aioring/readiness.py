@@ -29,11 +29,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from time import perf_counter
 from typing import Any, Protocol
 
 from .errors import RingClosedError, os_error
 from .kernel.at_once import tee
 from .loops import Loop
+from .observe.in_flight import copied
 
 __all__ = ["Readiness"]
 
@@ -68,12 +70,15 @@ class Host(Protocol):
 class _Wait:
     """One task that waits for one direction of one file."""
 
-    __slots__ = ("error", "over", "waiter")
+    __slots__ = ("error", "length", "over", "seen", "since", "waiter")
 
-    def __init__(self) -> None:
+    def __init__(self, length: int = 0, since: float = 0.0) -> None:
         self.waiter: Any = None
         self.over = False
         self.error: BaseException | None = None
+        self.length = length  # bytes asked for
+        self.since = since
+        self.seen = 0  # its number in `in_flight`, once one has shown it
 
     def finished(self) -> bool:
         return self.over
@@ -128,9 +133,9 @@ class Readiness:
     # --- transfers ----------------------------------------------------------------------------------------------------
 
     async def transfer(
-        self, fd: int, way: int, attempt: Attempt, user: object = None, file: _File | None = None
+        self, fd: int, way: int, attempt: Attempt, user: object = None, file: _File | None = None, n: int = 0
     ) -> int:
-        """Wait until `attempt` on the fd moves bytes, and return how many: one transfer.
+        """Wait until `attempt` on the fd moves bytes (`n` at most, for who looks), and return how many: one transfer.
 
         `user` and `file` come from `begin`, if the fd was held from when it was asked for. Cancelling takes the task out
         of the line; nothing has been transferred then. Raises what `attempt` raises, and ECANCELED where the fd is
@@ -141,6 +146,7 @@ class Readiness:
             await self.fenced(fd)
             user = attempt
         turn: _Wait | None = None
+        since = perf_counter()
         try:
             engine.hold(fd, user)
             await engine.budget.turn()
@@ -161,7 +167,7 @@ class Readiness:
                     file = self._register(fd)
                 again, turn = turn, None
                 try:
-                    turn = await self._wait(file, way, again)
+                    turn = await self._wait(file, way, again, _Wait(n, since))
                 except PermissionError:  # epoll_ctl(2): EPERM, it has no poll; few devices are like that
                     return int(await engine.run(partial(attempt, fd, 0)))
                 engine.check()
@@ -172,6 +178,15 @@ class Readiness:
                     self._leave(file, way, turn)
             finally:
                 engine.release(fd, user)
+
+    def waits(self) -> list[tuple[int, str, _Wait]]:
+        """Who waits for which fd, to "read" or to "write". From any thread."""
+        return [
+            (file.asked, name, wait)
+            for file in copied(lambda: self._by_dup.values())
+            for way, name in ((READ, "read"), (WRITE, "write"))
+            for wait in copied(lambda: file.lines[way])  # noqa: B023 - called at once
+        ]
 
     def begin(self, fd: int, user: object) -> _File:
         """Hold what `fd` means now, for a transfer whose task has still to run."""
@@ -202,9 +217,9 @@ class Readiness:
             await engine.loop.park(wait, _leave)
             engine.check()
 
-    async def _wait(self, file: _File, way: int, again: _Wait | None) -> _Wait:
+    async def _wait(self, file: _File, way: int, again: _Wait | None, wait: _Wait) -> _Wait:
         """Stand in line and return with the turn. Who had it and found nothing (`again`) stands at the head."""
-        wait, line = _Wait(), file.lines[way]
+        line = file.lines[way]
         if again is None:
             line.append(wait)
         else:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from ..errors import RingClosedError, WrongLoopError
@@ -24,6 +25,8 @@ from ..kernel.doorbell import Doorbell
 from ..loops import Loop
 from ..methods import Method
 from ..methods.worker import Worker
+from ..observe import slow
+from ..observe.counters import Counters
 from ..operations import CLOSE, READ, READINTO, READV, RUN, WRITE, WRITEV, Operation
 from .budget import INLINE, Budget
 from .cancelling import Cancelling
@@ -42,10 +45,19 @@ _AT_ONCE = 4  # units of the budget for what the ring completes at once: it take
 
 
 class Engine(Cancelling):
-    """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival."""
+    """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival.
 
-    def __init__(self, loop: Loop, method: Method, workers: Worker, depth: int) -> None:
+    Lines that end in `# count` are what being seen costs: benchmarks/counting.py measures the library without them.
+    """
+
+    def __init__(
+        self, loop: Loop, method: Method, workers: Worker, depth: int, counters: Counters | None = None, label: str = ""
+    ) -> None:
         super().__init__()
+        self.counters = counters or Counters()
+        self._counts = self.counters.of
+        self._label = label or method.name
+        self._moment = 0.0  # when this tick's flush was scheduled: `since` of what was asked for in it
         self.loop = loop
         self.method = method
         self.workers = workers
@@ -127,11 +139,17 @@ class Engine(Cancelling):
             if not paid:
                 self.budget.left -= _AT_ONCE
             handle.served_by = self.method.name
+            self.counters.submissions += 1  # count
             try:
                 if self._now(handle):
+                    count = self._counts[handle.operation]  # count
+                    count.done += 1  # count
+                    count.bytes += handle.length  # count
+                    count.inline += 1  # count
                     if self.held:
                         self.release(handle.fd, handle)  # it was parked before
                     return
+                handle.since = perf_counter()  # count
                 self.method.reap()
                 self._complete_all()
                 if staged:
@@ -143,7 +161,7 @@ class Engine(Cancelling):
         if self.closing or self.backlog or not handle.length or handle.operation not in self._lean:
             self.ask(handle)
         elif len(live) + len(staged) + len(self.for_workers) - self.runs >= self.depth:
-            self.backlog.append(handle)
+            self._wait_for_a_slot(handle)
         else:
             handle.served_by = self.method.name
             # Stores, then a call: KeyboardInterrupt cannot come between them.
@@ -151,6 +169,14 @@ class Engine(Cancelling):
             staged.append(handle)
             if not self._flush_soon:
                 self._flush_at_the_end_of_the_tick()
+            handle.since = self._moment  # count
+
+    def _wait_for_a_slot(self, what: Handle | Chain) -> None:
+        self.backlog.append(what)
+        self._flush_at_the_end_of_the_tick()  # for its moment: one look at the clock for all that wait
+        for handle in what.links if isinstance(what, Chain) else (what,):
+            handle.since = handle.since or self._moment
+            self._counts[handle.operation].slot_waits += 1
 
     def _used(self) -> int:
         return len(self.live) + len(self.staged) + len(self.for_workers) - self.runs
@@ -162,7 +188,7 @@ class Engine(Cancelling):
                 self.runs += 1
             self._stage(what)
         elif self.backlog or self._used() + self._needs(what) > self.depth:
-            self.backlog.append(what)
+            self._wait_for_a_slot(what)
         else:
             self._admit(what)
 
@@ -188,6 +214,8 @@ class Engine(Cancelling):
         chain.staged = True
         line.extend(links)
         self._flush_at_the_end_of_the_tick()
+        for link in links:
+            link.since = link.since or self._moment
 
     def next_round(self, chain: Chain) -> None:
         """A later round needs slots like any other, and is the first to get them."""
@@ -206,6 +234,8 @@ class Engine(Cancelling):
 
     def _prepare(self, handle: Handle) -> None:
         ours = self._ours(handle)
+        if not ours and not handle.served_by:
+            self._counts[handle.operation].workers += 1
         handle.served_by = self.method.name if ours else self.workers.name
         if self._note is not None:
             self._note(handle)
@@ -218,9 +248,11 @@ class Engine(Cancelling):
         handle.token, handle.state = 0, STAGED
         line.append(handle)
         self._flush_at_the_end_of_the_tick()
+        handle.since = handle.since or self._moment
 
     def _flush_at_the_end_of_the_tick(self) -> None:
         if not self._flush_soon:
+            self._moment = perf_counter()  # count
             self.loop.call_soon(self.flush)
             self._flush_soon = True
 
@@ -234,12 +266,19 @@ class Engine(Cancelling):
             self._flush_soon = False
             if self.ended:
                 return
+            moment = self._moment
+            if self.staged or self.for_workers:  # count
+                self.counters.submissions += 1  # count
             # Empty lines too: cancels may be waiting.
             self.method.submit(self.staged)
             if self.for_workers or self.workers.waiting():
                 self.workers.submit(self.for_workers)
+            if len(self.live) > self.counters.deepest:  # count
+                self.counters.deepest = len(self.live)  # count
             self.method.reap()
+            self._inline = moment
             self._complete_all()
+            self._inline = 0.0
             if self._again:
                 self._again = False
                 self.method.submit(self.staged)  # before anybody can close its fd
@@ -268,6 +307,7 @@ class Engine(Cancelling):
 
     def _come_back(self) -> None:
         """KeyboardInterrupt struck in a tick: whatever it left half done is done by the next."""
+        self._inline = 0.0
         self.doorbell.ring()
         self.loop.call_soon(self.flush)
         self._flush_soon = True
@@ -286,6 +326,10 @@ class Engine(Cancelling):
         if self._completing:
             return  # called from a completion: the turn that deals with it goes on
         completed, live = self.completed, self.live
+        counts, inline = self._counts, self._inline  # count
+        timed = 0.0
+        if self.counters.track_timing or slow.watchers:  # count
+            timed = perf_counter()  # count
         handle: Handle | None = None  # not to be held beyond this turn
         try:
             self._completing = True
@@ -306,6 +350,13 @@ class Engine(Cancelling):
                         handle.done = handle.res = res
                         handle.state = COMPLETE
                         if handle.on_done is None and not handle.orphan and not self.closing and not self.held:
+                            count = counts[handle.operation]  # count
+                            count.done += 1  # count
+                            count.bytes += res  # count
+                            if inline and handle.since == inline:  # count
+                                count.inline += 1  # count
+                            if timed:
+                                self._took(handle, timed)
                             waiter = handle.waiter
                             if waiter is not None and not waiter.done():
                                 waiter.set_result(None)
@@ -367,6 +418,8 @@ class Engine(Cancelling):
     def finish(self, handle: Handle) -> None:
         """The handle is COMPLETE: count it off, wake who waits. Harmless when done twice."""
         operation = handle.operation
+        if not handle.booked:
+            self._book(handle)
         if self.closing or self.held:
             self.release(handle.fd, handle)
             self.release(handle.fd2, handle)

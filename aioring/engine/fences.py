@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from ..handle import COMPLETE, DEFINED, Handle
@@ -56,6 +57,7 @@ class Fences:
     def ask(self, handle: Handle) -> None:
         """Take a handle that is DEFINED. It is staged now, or when a slot is free and its fd is not being closed."""
         if self.closing and (fence := self._fence_before(handle)) is not None:
+            handle.since = handle.since or perf_counter()
             fence.after.append(handle)  # asked later, runs later
         elif handle.operation is CLOSE:
             self._fence([handle.fd], handle)
@@ -69,6 +71,8 @@ class Fences:
         """
         for link in chain.links:
             if self.closing and (fence := self._fence_before(link)) is not None:
+                for waits in chain.links:
+                    waits.since = waits.since or perf_counter()
                 fence.after.append(chain)
                 return
         for link in chain.links:

@@ -6,6 +6,7 @@ Part of `Engine`; written once for all methods, which hand over what a CQE carri
 from __future__ import annotations
 
 import errno
+from time import perf_counter
 from typing import Any
 
 from ..errors import RingClosedError, os_error
@@ -13,7 +14,9 @@ from ..handle import Handle
 from ..kernel.statx import direct_alignment
 from ..methods import Method
 from ..methods.worker import Worker
-from ..operations import READ, is_direct
+from ..observe import slow
+from ..observe.counters import Count, Counters
+from ..operations import READ, Operation, is_direct
 from .fences import Fences
 
 __all__ = ["TRIES", "Results"]
@@ -27,6 +30,10 @@ class Results(Fences):
     open: bool
     method: Method
     workers: Worker
+    counters: Counters
+    _counts: dict[Operation, Count]
+    _label: str  # of the ring, for who looks
+    _inline = 0.0  # in a flush, while what completed at once is told: the `since` of what it submitted
     _again = False  # a direct read is to be asked once more, into other memory
 
     def settle(self, handle: Handle, res: int) -> int | None:
@@ -41,7 +48,11 @@ class Results(Fences):
             handle.done = handle.before + res  # not `+=`: struck by KeyboardInterrupt, this is computed again
             if handle.done >= handle.length:
                 return res
-            return -errno.ECANCELED if stop else None
+            if stop:
+                return -errno.ECANCELED
+            self._counts[operation].short += 1
+            handle.again += 1
+            return None
         if res >= 0:
             if res == 0 and operation.transfers and not operation.reads and handle.done < handle.length:
                 return -errno.EIO  # a write that moves nothing would be asked for ever
@@ -49,18 +60,24 @@ class Results(Fences):
         if stop:
             return -errno.ECANCELED if res in (-errno.EINTR, -errno.EAGAIN, -512) else res
         if res == -errno.EINTR and operation.retries:
-            handle.tries += 1
+            self._once_more(handle)
             return None
         if res == -errno.EAGAIN and operation.retries and handle.served_by != self.workers.name:
-            handle.tries += 1  # from the blocking equivalent EAGAIN is the answer: O_NONBLOCK, a lease
+            self._once_more(handle)  # from the blocking equivalent EAGAIN is the answer: O_NONBLOCK, a lease
             return None
         if res == -errno.EINVAL and operation is READ and handle.view is None and is_direct(handle.fd):
             handle.direct, handle.address = True, 0  # bytes are not aligned, but by chance: into other memory
             self._again = True
+            handle.again += 1
             return None
         if res == -errno.EINVAL and operation.reads and handle.done % 512 and is_direct(handle.fd):
             return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
         return res
+
+    def _once_more(self, handle: Handle) -> None:
+        handle.tries += 1
+        handle.again += 1
+        self._counts[handle.operation].retries += 1
 
     def take(self, handle: Handle) -> Any:
         """The result of a COMPLETE handle, or its error, raised."""
@@ -81,6 +98,31 @@ class Results(Fences):
             raise error
         finally:
             del error  # an exception must not hold the frame that holds it
+
+    def _book(self, handle: Handle) -> None:
+        """Count what is COMPLETE, but for what `_complete_all` and `begin` count themselves."""
+        handle.booked = True
+        count = self._counts[handle.operation]
+        count.done += 1
+        if handle.operation.transfers:
+            count.bytes += handle.done
+        if self._inline and handle.since == self._inline:
+            count.inline += 1
+        if handle.res == -errno.ECANCELED:
+            count.cancelled += 1
+        elif handle.res < 0 or handle.exception is not None:
+            count.errors += 1
+        if self.counters.track_timing or slow.watchers:
+            self._took(handle, perf_counter())
+
+    def _took(self, handle: Handle, now: float) -> None:
+        """It is complete, and who awaits it has not been woken."""
+        if handle.since:
+            waited = self._counts[handle.operation].waited
+            if waited is not None:
+                waited.add(now - handle.since)
+            if slow.watchers:
+                slow.report(handle, self._label, now)
 
 
 def _what_direct_needs(fd: int) -> str:

@@ -62,6 +62,7 @@ class IoUring:
         self._position = 1 << 32  # congruent to the SQ tail, which starts at 0
         self._lost = 0  # tokens of handles that could not be packed: negative, so never a position
         self._cancels: deque[int] = deque()
+        self.overflows = 0  # how often the CQ was found full
 
     def start(
         self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
@@ -236,6 +237,7 @@ class IoUring:
         queues = self._queues
         queues.reap(self._completed)
         if queues.pending():
+            self.overflows += queues.overflowed()
             for _ in range(_TURNS):
                 queues.get_events()
                 queues.reap(self._completed)

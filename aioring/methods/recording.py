@@ -103,6 +103,10 @@ class Recording:
     def links(self) -> bool:
         return bool(self.inner.links)
 
+    @property
+    def overflows(self) -> int:
+        return int(getattr(self.inner, "overflows", 0))
+
     def start(
         self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
     ) -> int:

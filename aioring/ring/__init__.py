@@ -2,7 +2,8 @@
 
 `lifetime.py` starts and ends it, `data.py` moves bytes (the hot read stands there; `page_cache.py` serves it), `start.py`
 stages transfers that are awaited later, `unseekable.py` tells what cannot seek, `files.py` and `names.py` work on files
-and directory entries, `chain.py` and `pending.py` are what a ring hands out, `define.py` checks arguments.
+and directory entries, `observing.py` tells what it does, `chain.py` and `pending.py` are what a ring hands out, `define.py`
+checks arguments.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from typing import ParamSpec, TypeVar
 
 from .chain import Batch, ChainBuilder
 from .names import Names
+from .observing import Observing, in_flight, rings
 from .pending import Pending
 from .start import Start
 
-__all__ = ["Pending", "Ring", "get_ring"]
+__all__ = ["Pending", "Ring", "get_ring", "in_flight", "rings"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Ring(Start, Names):
+class Ring(Observing, Start, Names):
     """Asynchronous I/O for one event loop: `async with aioring.Ring() as ring`.
 
     `method`: "auto" (io_uring where it works, else worker threads), "io_uring", "worker", "sync", or a method object;
     default: AIORING_METHOD, else "auto". `depth`: how many I/Os may be in flight (default: AIORING_DEPTH, else 256); who
     asks for more waits, in order. `workers`: worker threads at most (default: AIORING_WORKERS, else 8).
-    `page_cache_first`: serve small reads from the page cache in place.
+    `page_cache_first`: serve small reads from the page cache in place. `track_timing`: keep how long I/Os were waited for
+    (default: AIORING_TRACK_TIMING, else no); see `stats`.
 
     A ring belongs to one loop and one thread. Making one touches no kernel; `start` or `async with` does.
 

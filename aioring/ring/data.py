@@ -18,8 +18,7 @@ from ..handle import Handle
 from ..kernel import mounts
 from ..kernel.abi import INT_MAX, OFF_MAX
 from ..kernel.at_once import seeks
-from ..operations import READ, READINTO, is_direct
-from ..readiness import READ as TO_READ
+from ..operations import READ, READINTO, READV, WRITE, WRITEV, is_direct
 from . import define, large
 from .known import Known
 from .page_cache import NEVER, NOWAIT, SMALL, PageCache
@@ -41,6 +40,8 @@ class Data(Unseekable):
     _loop_here: Any = None
     _closing: Any = ()
     _transfer: Any = None
+    _reads: Any = None  # their counts
+    _readintos: Any = None
     # By the id of a caller's memoryview: itself, its address, its size.
     _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]
 
@@ -51,6 +52,7 @@ class Data(Unseekable):
         self._lent = {}
         self._closing = engine.closing
         engine.budget.on_refill = self._cache.tick
+        self._reads, self._readintos = engine.counters.of[READ], engine.counters.of[READINTO]
         if engine.loop.kind == "asyncio":
             self._loop_here = engine.loop.key
             self._budget = engine.budget
@@ -96,6 +98,9 @@ class Data(Unseekable):
                         if got == n:
                             cache.misses = 0
                             self._budget.left -= 1
+                            count = self._reads  # count
+                            count.cached += 1  # count
+                            count.cached_bytes += n  # count
                             return _join(views)
                         got = cache.ended(fd, offset, n, got)
                     except BlockingIOError:
@@ -105,6 +110,8 @@ class Data(Unseekable):
                         got = cache.refused(error, fd, offset, n)
                 if got >= 0:
                     self._budget.left -= 1
+                    self._reads.cached += 1  # count
+                    self._reads.cached_bytes += got  # count
                     return cache.taken(got, n)
                 if got == NEVER:
                     # FUSE among others: io_uring would wait for its server in here.
@@ -134,6 +141,8 @@ class Data(Unseekable):
             got = known.ask(self._cache, offset, n)
             if got >= 0:
                 self._budget.left -= 1
+                self._reads.cached += 1  # count
+                self._reads.cached_bytes += got  # count
                 return self._cache.taken(got, n)
             handle = Handle(READ, known.fd, offset, n)
             if got == NEVER:
@@ -162,7 +171,7 @@ class Data(Unseekable):
                 # A read of no bytes is answered by the kernel at once: nothing is waited for.
                 size = min(define.read(fd, 0, n).length, MOST)
                 memory = bytearray(size)
-                got = await self._unseekable.transfer(define.descriptor(fd), TO_READ, reader((memory,)))
+                got = await self._moved(READ, define.descriptor(fd), reader((memory,)), size)
                 return bytes(memory[:got])
             if handle is None:
                 handle = define.read(fd, offset, n)
@@ -205,6 +214,8 @@ class Data(Unseekable):
                 got = known.ask(self._cache, handle.offset, handle.length)
             if got == NEVER:
                 got, handle.by_workers = -1, True
+            elif got >= 0:
+                engine.counters.of[handle.operation].had(got)
             return got
         finally:
             if got != -1:
@@ -243,6 +254,8 @@ class Data(Unseekable):
             got = self._cache.ask(fd, offset, n)
             if got >= 0:
                 self._budget.left -= 1
+                self._readintos.cached += 1  # count
+                self._readintos.cached_bytes += got  # count
                 self._cache.fill(view, got)
                 return got
             if got == NEVER:
@@ -256,7 +269,7 @@ class Data(Unseekable):
         engine = self._engine
         if self._waits(fd, offset):
             view = lent_writable(buffer)
-            return await self._unseekable.transfer(define.descriptor(fd), TO_READ, reader((view,)))
+            return await self._moved(READINTO, define.descriptor(fd), reader((view,)), view.nbytes)
         handle = define.readinto(fd, offset, buffer)
         if engine.loop.checks:
             await engine.loop.checkpoint()
@@ -291,7 +304,7 @@ class Data(Unseekable):
         engine = self._engine
         if self._waits(fd, offset):
             views = [lent_writable(buffer) for buffer in buffers]
-            return await self._unseekable.transfer(define.descriptor(fd), TO_READ, reader(views))
+            return await self._moved(READV, define.descriptor(fd), reader(views), sum(view.nbytes for view in views))
         handle = define.readv(fd, offset, buffers)
         handle.by_workers = large.for_a_worker(engine, handle)
         done: int = await self._do_here(engine, handle)
@@ -313,7 +326,7 @@ class Data(Unseekable):
         """
         engine = self._engine
         if self._waits(fd, offset):
-            return await self._write_all(define.descriptor(fd), [lent_bytes(data)])
+            return await self._counted(WRITE, self._write_all(define.descriptor(fd), [lent_bytes(data)]))
         done: int = await self._do_here(engine, define.write(fd, offset, data))
         return done
 
@@ -324,7 +337,8 @@ class Data(Unseekable):
         """
         engine = self._engine
         if self._waits(fd, offset):
-            return await self._write_all(define.descriptor(fd), [lent_bytes(buffer) for buffer in buffers])
+            views = [lent_bytes(buffer) for buffer in buffers]
+            return await self._counted(WRITEV, self._write_all(define.descriptor(fd), views))
         done: int = await self._do_here(engine, define.writev(fd, offset, buffers))
         return done
 

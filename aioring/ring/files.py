@@ -67,6 +67,7 @@ class Files(Lifetime):
             await self._unit(engine, handle)
             fd = at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
             if fd >= 0:
+                engine.counters.of[handle.operation].had()
                 engine.give_up(handle)  # before it waits for a FIFO's peer
                 return await self._opened_for(fd, flags)
         if not mounts.all_local():
@@ -166,6 +167,7 @@ class Files(Lifetime):
                     else at_once.stat_cached(handle.fd, handle.path or b"", follow_symlinks)
                 )
                 if found is not None:
+                    engine.counters.of[handle.operation].had()
                     return found
                 result: os.stat_result = await engine.do(handle)
             finally:

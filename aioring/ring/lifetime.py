@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import logging
 import os
 import threading
@@ -21,12 +22,14 @@ from ..kernel.features import Unusable
 from ..loops import current
 from ..methods import Method, choose
 from ..methods.worker import Worker
+from ..observe.counters import Counters
 from ..readiness import Readiness
 
 __all__ = ["Lifetime"]
 
 logger = logging.getLogger("aioring")
 _said: set[str] = set()
+_numbers = itertools.count(1)  # of rings, in this process
 DEPTH = 256
 WORKERS = 8
 
@@ -45,6 +48,16 @@ def _number(given: Any, variable: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ValueError(f"{variable}={text!r} in the environment: must be a whole number of at least 1")
     return int(text)
+
+
+def _switch(given: bool | None, variable: str) -> bool:
+    """A keyword argument, or the environment, or no."""
+    if given is not None:
+        return bool(given)
+    text = os.environ.get(variable, "").lower()
+    if text not in ("", "0", "off", "no", "false", "1", "on", "yes", "true"):
+        raise ValueError(f"{variable}={text!r} in the environment: must be 1 or 0")
+    return text in ("1", "on", "yes", "true")
 
 
 def _refuse_subinterpreters() -> None:
@@ -71,6 +84,7 @@ class Lifetime:
         depth: int | None = None,
         workers: int | None = None,
         page_cache_first: bool = True,
+        track_timing: bool | None = None,
     ) -> None:
         if method is None:
             method = os.environ.get("AIORING_METHOD") or "auto"
@@ -81,6 +95,8 @@ class Lifetime:
         self._workers = _number(workers, "AIORING_WORKERS", WORKERS)
         self._liburing = os.environ.get("AIORING_LIBURING") or None
         self._page_cache_first = bool(page_cache_first)
+        self._counters = Counters(track_timing=_switch(track_timing, "AIORING_TRACK_TIMING"))
+        self._number = next(_numbers)
         self._started: Engine | None = None
         self._readiness: Readiness | None = None
         self._fallback_reason: str | None = None
@@ -151,12 +167,12 @@ class Lifetime:
     def _make_engine(self, loop: Any) -> Engine:
         wanted = self._wanted
         if not isinstance(wanted, str):
-            return Engine(loop, wanted, self._workers_beside(wanted), self._depth)
+            return self._engine_of(loop, wanted)
         candidates, reason = choose(wanted, self._workers, self._liburing)
         engine: Engine | None = None
         for method in candidates:
             try:
-                engine = Engine(loop, method, self._workers_beside(method), self._depth)
+                engine = self._engine_of(loop, method)
                 break
             except OSError as error:
                 if wanted != "auto":
@@ -171,8 +187,9 @@ class Lifetime:
             logger.info("io_uring cannot be used, %s is: %s", engine.method.name, reason)
         return engine
 
-    def _workers_beside(self, method: Method) -> Worker:
-        return method if isinstance(method, Worker) else Worker(self._workers)
+    def _engine_of(self, loop: Any, method: Method) -> Engine:
+        workers = method if isinstance(method, Worker) else Worker(self._workers)
+        return Engine(loop, method, workers, self._depth, self._counters, f"{method.name}-{self._number}")
 
     # --- use ----------------------------------------------------------------------------------------------------------
 

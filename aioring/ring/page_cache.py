@@ -73,6 +73,7 @@ class PageCache:
     def __init__(self, wanted: bool, budget: Budget) -> None:
         self.asking = self.on = wanted and NOWAIT != 0 and _preadv is not None
         self.misses = 0
+        self.changes = 0  # of its ways: asking or not, keeping the GIL or not
         self.views: dict[int, _Views] = {}
         self.preadv: _Ask = self._timed
         self._budget = budget
@@ -138,6 +139,7 @@ class PageCache:
         if self.misses >= _MISSES:
             # The file is cold, or its file system refuses RWF_NOWAIT: asking costs a cold read 10 to 15 %.
             self.asking = False
+            self.changes += 1
 
     def skip(self) -> None:
         """A read that was not asked for."""
@@ -147,6 +149,7 @@ class PageCache:
         if self.misses >= _LOOK_AGAIN:
             # Once more: another miss, and it is as many reads again.
             self.misses, self.asking = _MISSES - 1, self.on
+            self.changes += self.on
 
     def taken(self, got: int, n: int) -> bytes:
         """The bytes that `ask` had."""
@@ -197,6 +200,7 @@ class PageCache:
             self._holding_for -= 1
             if not self._holding_for:
                 self.preadv, self._spent = self._timed, 0.0
+                self.changes += 1
             return
         now = perf_counter()
         slow = now - self._refilled > _FIGHT or self._spent > _LONG
@@ -235,4 +239,5 @@ class PageCache:
             return got
 
         self._holding_for = _HOLD
+        self.changes += 1
         self.preadv = holding

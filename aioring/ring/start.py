@@ -9,7 +9,7 @@ from typing import Any
 
 from ..buffers import lent_bytes
 from ..handle import COMPLETE, Handle
-from ..operations import READ, is_direct
+from ..operations import READ, WRITE, is_direct
 from ..readiness import READ as TO_READ
 from . import define
 from .data import Data
@@ -19,7 +19,7 @@ from .unseekable import MOST, reader
 
 __all__ = ["Start"]
 
-_BACKGROUND = replace(READ, name="transfer", result=lambda handle, _: handle.value)
+_BACKGROUND = {row: replace(row, result=lambda handle, _: handle.value) for row in (READ, WRITE)}
 
 
 class Start(Data):
@@ -73,7 +73,7 @@ class Start(Data):
             begun = True
             if handle.operation is READ:
                 memory = bytearray(min(handle.length, MOST))
-                got = await self._unseekable.transfer(handle.fd, TO_READ, reader((memory,)), user, file)
+                got = await self._unseekable.transfer(handle.fd, TO_READ, reader((memory,)), user, file, len(memory))
                 return bytes(memory[:got])
             assert handle.view is not None
             return await self._write_all(handle.fd, [lent_bytes(handle.view)], user, file)
@@ -82,8 +82,9 @@ class Start(Data):
             if not begun:
                 self._unseekable.leave(handle.fd, user, file)
             handle.value, handle.exception = value, error
-            handle.res = 0 if value is not None else -errno.ECANCELED
-            handle.operation = _BACKGROUND
+            handle.res = 0 if value is not None else -(getattr(error, "errno", None) or errno.ECANCELED)
+            handle.done = value if type(value) is int else len(value or b"")
+            handle.operation = _BACKGROUND[handle.operation]
             handle.state = COMPLETE
             engine.finish(handle)
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from ..errors import os_error
 from ..kernel import at_once
 from ..kernel.abi import INT_MAX
-from ..operations import rest_of
-from ..readiness import WRITE as TO_WRITE, Attempt, Readiness
+from ..operations import Operation, rest_of
+from ..readiness import READ as TO_READ, WRITE as TO_WRITE, Attempt, Readiness
 from . import define
 from .lifetime import Lifetime
 
@@ -58,6 +58,27 @@ class Unseekable(Lifetime):
                 error.errno or errno.EBADF, note=f"aioring: transfer at offset {offset} of fd {fd}"
             ) from None
 
+    async def _moved(self, operation: Operation, fd: int, attempt: Attempt, n: int) -> int:
+        """A read of `n` bytes at most, waited for and counted: how many came."""
+        return await self._counted(operation, self._unseekable.transfer(fd, TO_READ, attempt, n=n))
+
+    async def _counted(self, operation: Operation, transfer: Awaitable[int]) -> int:
+        # Nothing is awaited between the transfer's result and the return (invariant 6).
+        count = self._counters.of[operation]
+        moved = 0
+        try:
+            moved = await transfer
+        except OSError:
+            count.errors += 1
+            raise
+        except BaseException:
+            count.cancelled += 1
+            raise
+        finally:
+            count.done += 1
+            count.bytes += moved
+        return moved
+
     async def _write_all(self, fd: int, views: list[memoryview], user: object = None, file: Any = None) -> int:
         """Transfer after transfer, on what the fd meant when this was asked, and holding it all the while."""
         ready, closing = self._unseekable, self._engine.closing
@@ -69,7 +90,7 @@ class Unseekable(Lifetime):
             total, done = sum(view.nbytes for view in views), 0
             while True:
                 attempt = writer(rest_of(views, done, MOST))
-                done += await ready.transfer(fd, TO_WRITE, attempt, object(), file.shared())
+                done += await ready.transfer(fd, TO_WRITE, attempt, object(), file.shared(), total - done)
                 if done >= total:
                     return done
                 if fd in closing:

@@ -144,7 +144,7 @@ async def test_many_completions_at_once_do_not_make_one_long_tick(
     assert told == 300
     assert os.pread(fd, 1201, 0) == b"past" * 300 + os.pread(fd, 1, 1200)
     os.close(fd)
-    assert most <= 2 * 16  # trio runs its tasks in any order: two turns may be seen in one look
+    assert most <= 4 * 16  # trio runs its tasks in any order: turns may be seen in one look; all at once: 200 and more
 
 
 async def test_tasks_that_only_hit_the_page_cache_are_cancelled_by_a_scope(anyio_backend: Any, fd: int) -> None:

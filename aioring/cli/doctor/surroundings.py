@@ -1,0 +1,111 @@
+"""What surrounds the process: kernel, filters, limits, container. Read from /proc and /sys; what is not there is None."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+__all__ = ["container", "kernel", "limits", "text_of"]
+
+_SECCOMP = {"0": "none", "1": "strict", "2": "filter"}
+
+
+def text_of(path: str | Path) -> str | None:
+    """The contents of a small file, stripped; None where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _number_of(path: str) -> int | None:
+    text = text_of(path)
+    return int(text) if text is not None and text.lstrip("-").isdigit() else None
+
+
+def kernel() -> dict[str, Any]:
+    status = _status()
+    version = text_of("/proc/version") or ""
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+        "gvisor": "gvisor" in version.lower() or "Starting gVisor" in (text_of("/proc/1/comm") or ""),
+        "io_uring_disabled": _number_of("/proc/sys/kernel/io_uring_disabled"),
+        "seccomp": _SECCOMP.get(status.get("Seccomp", "")),
+        "seccomp_filters": int(status["Seccomp_filters"]) if status.get("Seccomp_filters", "").isdigit() else None,
+        "no_new_privs": status.get("NoNewPrivs") == "1" if "NoNewPrivs" in status else None,
+        "aio_nr": _number_of("/proc/sys/fs/aio-nr"),
+        "aio_max_nr": _number_of("/proc/sys/fs/aio-max-nr"),
+    }
+
+
+def _status() -> dict[str, str]:
+    lines = (text_of("/proc/self/status") or "").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def limits() -> dict[str, Any]:
+    found: dict[str, Any] = {"nofile": None, "memlock": None, "nproc": None}
+    try:
+        import resource
+    except ImportError:
+        pass
+    else:
+        for name in found:
+            soft, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
+            found[name] = [None if n == resource.RLIM_INFINITY else n for n in (soft, hard)]  # None: unlimited
+    affinity = getattr(os, "sched_getaffinity", None)
+    found["cpus"] = len(affinity(0)) if affinity is not None else os.cpu_count()
+    found["switch_interval"] = sys.getswitchinterval()
+    found["cgroup"] = _cgroup()
+    return found
+
+
+def _cgroup() -> dict[str, Any] | None:
+    """The limits of this process's cgroup (version 2): the tightest on the way up, since each parent's holds as well."""
+    lines = (text_of("/proc/self/cgroup") or "").splitlines()
+    own = next((line[3:] for line in lines if line.startswith("0::")), None)
+    root = Path("/sys/fs/cgroup")
+    if own is None or not root.is_dir():
+        return None
+    folder = root / own.lstrip("/")
+    found: dict[str, Any] = {"path": own, "memory_max": None, "memory_current": None, "io_max": []}
+    current = text_of(folder / "memory.current")
+    found["memory_current"] = int(current) if current and current.isdigit() else None
+    while True:
+        most = text_of(folder / "memory.max")
+        if most and most.isdigit():
+            found["memory_max"] = min(int(most), found["memory_max"] or int(most))
+        # "8:0 rbps=1048576 wbps=max riops=max wiops=max"
+        found["io_max"] += (text_of(folder / "io.max") or "").splitlines()
+        if folder == root or root not in folder.parents:
+            return found
+        folder = folder.parent
+
+
+def container() -> dict[str, Any]:
+    """What kind of container this is, and by what it is known; kind None: it does not look like one."""
+    environment = text_of("/proc/1/environ") or ""
+    systemd = text_of("/run/systemd/container")
+    own = text_of("/proc/self/cgroup") or ""
+    mounts = text_of("/proc/self/mountinfo") or ""
+    signs: list[tuple[str, str, bool]] = [
+        ("gvisor", "/proc/version", "gvisor" in (text_of("/proc/version") or "").lower()),
+        ("kubernetes", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_HOST" in os.environ),
+        ("podman", "/run/.containerenv", os.path.exists("/run/.containerenv")),
+        ("docker", "/.dockerenv", os.path.exists("/.dockerenv")),
+        ("docker", "/proc/self/cgroup", "/docker" in own),
+        ("kubernetes", "/proc/self/cgroup", "kubepods" in own),
+        ("containerd", "/proc/self/mountinfo", "/containerd/" in mounts),
+        (systemd or "systemd", "/run/systemd/container", systemd is not None),
+        (os.environ.get("container") or "unknown", "$container", "container" in os.environ),  # noqa: SIM112 - podman's
+        ("lxc", "/proc/1/environ", "container=lxc" in environment),
+    ]
+    for kind, known_by, there in signs:
+        if there:
+            return {"kind": kind, "known_by": known_by}
+    return {"kind": None, "known_by": None}

@@ -1,0 +1,6 @@
+"""Seeing what a ring does: what is in flight (`in_flight`), what has been done (`counters`), what was slow (`slow`), and
+what held up the loop (`lag`).
+
+It knows handles and loops, and nothing of engines and rings: those are above, count here, and hand their lines over to be
+looked at.
+"""

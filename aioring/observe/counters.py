@@ -1,0 +1,151 @@
+"""What a ring has done, counted: `ring.stats()`, after PostgreSQL 18's `pg_stat_io`.
+
+Some facts about what is counted
+--------------------------------
+* One I/O is one: a short transfer that is continued, or EINTR, makes no second one of it. It is counted when its outcome is
+  known, failed and cancelled ones too, with the bytes that it moved. (A large read is as many as it has pieces.)
+* Counting is always on: it costs a hit of the page cache about 1 % and an I/O through the ring less. Looking at the clock
+  costs more, so time waited is kept only where `track_timing` asks for it. As in PostgreSQL it is the time of those that
+  had to wait: what was had in place books none.
+* The loop's thread counts, any thread may look. What is read while it counts may be one I/O old.
+
+Lines that end in `# count` are the price: benchmarks/counting.py measures the library without them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..operations import TABLE, Operation
+from .histogram import Histogram, Waited
+
+__all__ = ["Count", "Counters", "OperationStats", "RingStats"]
+
+
+class Count:
+    """One operation on one ring."""
+
+    __slots__ = (
+        "bytes", "cached", "cached_bytes", "cancelled", "done", "errors", "inline", "retries", "short", "slot_waits",
+        "waited", "workers",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.waited: Histogram | None = None
+        self.reset()
+
+    def had(self, nbytes: int = 0) -> None:
+        """One was served in place. (The hot read does it itself.)"""
+        self.cached += 1
+        self.cached_bytes += nbytes
+
+    def reset(self) -> None:
+        self.cached = self.cached_bytes = 0  # served in place from what the kernel has cached
+        self.done = self.bytes = 0  # all others
+        self.inline = 0  # of those: complete as soon as they were submitted
+        self.workers = self.slot_waits = self.short = self.retries = self.errors = self.cancelled = 0
+        if self.waited is not None:
+            self.waited = Histogram()
+
+
+@dataclass(frozen=True, slots=True)
+class OperationStats:
+    """One operation on one ring, since the ring was started or `ring.reset_stats()` was called."""
+
+    count: int  # I/Os whose outcome is known, failed and cancelled ones included
+    bytes: int  # that they moved
+    errors: int  # failed with an errno
+    cancelled: int  # ended by a cancel, a timeout, the close of their ring, or the failure of a link before them
+    short: int  # transfers that stopped short and were continued
+    retries: int  # EINTR and EAGAIN answers that were asked again
+    page_cache: int  # served in place from what the kernel has cached (`open` and `stat`: the path)
+    inline: int  # complete as soon as they were submitted
+    workers: int  # told to the ring's worker threads
+    slot_waits: int  # waited for one of the ring's `depth` slots
+    waited: Waited | None  # from being asked to being complete, of those that waited; None without `track_timing`
+
+
+@dataclass(frozen=True, slots=True)
+class RingStats:
+    """What a ring has done since it was started, or since `ring.reset_stats()`."""
+
+    ring: str  # as in `ring.in_flight()`
+    method: str
+    seconds: float  # how long that is
+    operations: dict[str, OperationStats]  # by name ("read", "fsync" ...): those that occurred
+    submissions: int  # how often the method was told of something; all that is staged in a tick is one
+    completions: int  # I/Os that came back from it
+    completions_per_submission: float
+    deepest: int  # in flight at once, at most
+    cq_overflows: int  # how often the completion queue was found full; the kernel keeps the rest (IORING_FEAT_NODROP)
+    page_cache_changes: int  # the page-cache step stopped asking, or asked again; kept the GIL, or let it go again
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as dicts and numbers: for JSON."""
+        return asdict(self)
+
+
+class _ByOperation(dict[Operation, Count]):
+    """Rows that differ in how their result is delivered, and share a name, share a count."""
+
+    def __missing__(self, operation: Operation) -> Count:
+        same = (count for other, count in self.items() if other.name == operation.name)
+        count = self[operation] = next(same, None) or Count()
+        return count
+
+
+class Counters:
+    """One ring's."""
+
+    def __init__(self, *, track_timing: bool = False) -> None:
+        self.track_timing = track_timing
+        self.of: dict[Operation, Count] = _ByOperation((operation, Count()) for operation in TABLE)
+        if track_timing:
+            for count in self.of.values():
+                count.waited = Histogram()
+        self.submissions = self.deepest = 0
+        self.others: dict[str, int] = {}  # what the others had counted at the last reset
+        self._since = time.monotonic()
+
+    def reset(self, others: dict[str, int]) -> None:
+        for count in set(self.of.values()):
+            count.reset()  # in place: the hot path holds on to some of them
+        self.submissions = self.deepest = 0
+        self.others = others
+        self._since = time.monotonic()
+
+    def stats(self, ring: str, method: str, others: dict[str, int]) -> RingStats:
+        """`others`: what is counted elsewhere, without end: "cq_overflows", "page_cache_changes"."""
+        operations: dict[str, OperationStats] = {}
+        completions = 0
+        for operation, count in list(self.of.items()):
+            if operation.name in operations or not (count.done or count.cached):
+                continue
+            completions += count.done
+            operations[operation.name] = OperationStats(
+                count=count.done + count.cached,
+                bytes=count.bytes + count.cached_bytes,
+                errors=count.errors,
+                cancelled=count.cancelled,
+                short=count.short,
+                retries=count.retries,
+                page_cache=count.cached,
+                inline=count.inline,
+                workers=count.done if method == "worker" else count.workers,
+                slot_waits=count.slot_waits,
+                waited=None if count.waited is None else count.waited.summary(),
+            )
+        submissions = self.submissions
+        return RingStats(
+            ring=ring,
+            method=method,
+            seconds=time.monotonic() - self._since,
+            operations=operations,
+            submissions=submissions,
+            completions=completions,
+            completions_per_submission=completions / submissions if submissions else 0.0,
+            deepest=max(self.deepest, submissions > 0),  # what was submitted alone, at once, is not looked at
+            **{name: value - self.others.get(name, 0) for name, value in others.items()},
+        )

@@ -1,0 +1,106 @@
+"""`aioring.slow_io(threshold)`: one line in the log for each I/O that took longer, with its task and its file.
+
+The engines look at `watchers` once a turn; while there is none nothing is measured.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self
+
+from ..handle import Handle
+from .in_flight import InFlight, context_of, record
+
+__all__ = ["SlowIo", "report", "slow_io", "watchers"]
+
+logger = logging.getLogger("aioring.slow")
+Report = Callable[[InFlight, "Context | None"], object]
+watchers: tuple[SlowIo, ...] = ()
+
+
+class SlowIo:
+    """What `slow_io` gives: `close` it, or leave its `with` block, and nothing is logged any more."""
+
+    def __init__(self, threshold: float, report: Report) -> None:
+        self.threshold = threshold
+        self.report = report
+
+    def close(self) -> None:
+        """Twice is harmless."""
+        global watchers
+        watchers = tuple(watcher for watcher in watchers if watcher is not self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<aioring.slow_io({self.threshold!r}){'' if self in watchers else ', closed'}>"
+
+
+def slow_io(threshold: float, *, report: Report | None = None) -> SlowIo:
+    """Log each I/O of this process that takes `threshold` seconds or longer, from being asked for to being complete.
+
+    One line an I/O, at WARNING on the logger `aioring.slow`, as `key=value`: what it was, of which file, for how long, on
+    whose behalf, and what it came to. The same is on the record as the dict `record.aioring`, for handlers that write
+    JSON. It holds for all rings and threads, those made later included, until what is returned is closed:
+
+        with aioring.slow_io(0.1): ...
+
+    `report`: called instead, on the loop's thread, with the record (its `age` is how long it took) and the context of the
+    task that awaits it, if one does. What it raises is logged and ends nothing.
+
+    What waits for a pipe's or terminal's peer is not slow and is not logged; nor is what is had in place, which takes no
+    time or makes the loop late: see `loop_lag`. What never completes is never logged: see `in_flight`.
+
+    Raises:
+        ValueError: `threshold` is negative, or no number.
+    """
+    global watchers
+    watcher = SlowIo(seconds_of(threshold), report or _log)
+    watchers = (*watchers, watcher)
+    return watcher
+
+
+def seconds_of(threshold: float) -> float:
+    seconds = float(threshold)
+    if not seconds >= 0:
+        raise ValueError(f"threshold {threshold!r}: must be a number of seconds, not negative")
+    return seconds
+
+
+def report(handle: Handle, ring: str, now: float) -> None:
+    """The handle is complete, `now`. Called before who awaits it is woken: only then is its name to be had."""
+    seconds = now - handle.since
+    interested = [watcher for watcher in watchers if seconds >= watcher.threshold]
+    if not interested:
+        return
+    result = handle.done if handle.operation.transfers and handle.res >= 0 else handle.res
+    seen = record(handle, ring, result, now)
+    for watcher in interested:
+        try:
+            watcher.report(seen, context_of(handle))
+        except Exception:
+            logger.exception("the report of a slow I/O failed")
+
+
+def _log(seen: InFlight, _: Context | None) -> None:
+    fields = {name: value for name, value in asdict(seen).items() if value is not None and name != "state"}
+    fields["ms"] = round(fields.pop("age") / 1000, 1)
+    words = (f"{name}={_word(value)}" for name, value in fields.items())
+    logger.warning("slow_io %s", " ".join(words), extra={"aioring": fields})
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    text = str(value)
+    return repr(text) if not text or any(c.isspace() or c in "'\"=" for c in text) else text

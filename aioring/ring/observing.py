@@ -1,0 +1,99 @@
+"""Seeing what a ring does, and what all rings of the process do. Any thread may ask, and so may a signal handler."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..engine.chains import Chain
+from ..handle import Handle
+from ..observe.counters import RingStats
+from ..observe.in_flight import InFlight, copied, of_handle, of_wait
+from .data import Data
+
+if TYPE_CHECKING:
+    from . import Ring
+
+__all__ = ["Observing", "in_flight", "rings"]
+
+_rings: dict[int, weakref.ref[Observing]] = {}  # by their number
+
+
+class Observing(Data):
+    """The part of `Ring` that tells what it does."""
+
+    def _opened(self, engine: Any) -> None:
+        super()._opened(engine)
+        number = self._number
+        _rings[number] = weakref.ref(self, lambda _: _rings.pop(number, None))
+
+    @property
+    def _label(self) -> str:
+        return f"{self.method}-{self._number}"
+
+    def in_flight(self) -> list[InFlight]:
+        """What was asked of this ring and is not over, after PostgreSQL 18's `pg_aios`: one `InFlight` each, oldest first.
+
+        A snapshot without a lock, of lines that go on changing: callable from any thread and from a signal handler. Names
+        of tasks and files are looked up now and cost the I/O nothing. What was served in place was never in flight. A ring
+        that is not started, or closed, has none.
+        """
+        engine = self._started
+        if engine is None or engine.ended:
+            return []
+        ring, now = self._label, perf_counter()
+        results = dict(copied(lambda: engine.completed))
+        found = [record for handle in _handles(engine) if (record := of_handle(handle, ring, results, now)) is not None]
+        if self._readiness is not None:
+            found += [of_wait(wait, ring, operation, fd, now) for fd, operation, wait in self._readiness.waits()]
+        return sorted(found, key=lambda record: -record.age)
+
+    def stats(self) -> RingStats:
+        """What this ring has done since it was started or `reset_stats` was called, after PostgreSQL's `pg_stat_io`.
+
+        Counting is always on; time waited is kept where the ring was made with `track_timing`. Callable from any thread,
+        and after the ring was closed.
+        """
+        return self._counters.stats(self._label, self.method, self._counted_elsewhere())
+
+    def reset_stats(self) -> None:
+        """Count from zero again. What another thread counts in the same moment may be lost, or kept."""
+        self._counters.reset(self._counted_elsewhere())
+
+    def _counted_elsewhere(self) -> dict[str, int]:
+        engine = self._started
+        return {
+            "cq_overflows": 0 if engine is None else getattr(engine.method, "overflows", 0),
+            "page_cache_changes": 0 if engine is None else self._cache.changes,
+        }
+
+
+def _handles(engine: Any) -> list[Handle]:
+    lines: list[Iterable[Handle | Chain]] = [
+        copied(lambda: engine.live.values()),
+        copied(lambda: engine.staged),
+        copied(lambda: engine.for_workers),
+        copied(lambda: engine.backlog),
+    ]
+    for fence in copied(lambda: engine.closing.values()):
+        lines.append([fence.owner, *copied(lambda: fence.after)])  # noqa: B023 - called at once
+    found: dict[int, Handle] = {}
+    for line in lines:
+        for what in line:
+            chain = what if isinstance(what, Chain) else what.chain
+            for handle in [what] if isinstance(what, Handle) and chain is None else chain.links:
+                found[id(handle)] = handle
+    return list(found.values())
+
+
+def rings() -> list[Ring]:
+    """The open rings of this process, of all threads, oldest first."""
+    found = [ring for find in copied(lambda: _rings.values()) if (ring := find()) is not None]
+    return [ring for ring in found if not ring.closed]  # type: ignore[misc]
+
+
+def in_flight() -> list[InFlight]:
+    """`Ring.in_flight` of all rings of this process."""
+    return sorted((record for ring in rings() for record in ring.in_flight()), key=lambda record: -record.age)
