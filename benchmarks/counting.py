@@ -119,8 +119,8 @@ async def measure(turns: int, seconds: float) -> dict[str, dict[str, list[float]
                     return rate
 
                 ratios = found[name] = {variant: [] for variant in VARIANTS}
+                print(f"{name}: {turns} turns", file=sys.stderr)
                 for number in range(turns + 2):
-                    print(f"\r{name}: turn {number - 1} of {turns} ", end="", file=sys.stderr)
                     for variant in random.sample(VARIANTS, len(VARIANTS)):
                         slow = variant.startswith("slow_io")
                         if random.random() < 0.5:
@@ -131,7 +131,6 @@ async def measure(turns: int, seconds: float) -> dict[str, dict[str, list[float]
                             base = await turn(plain)
                         if number >= 2:  # the first warm up
                             ratios[variant].append(rate / base)
-    print(file=sys.stderr)
     return found
 
 

@@ -295,7 +295,7 @@ def _at_exit() -> None:
     for engine in list(_engines):
         if engine.ended:
             continue
-        if engine.thread == threading.get_ident():
+        if engine.doorbell.thread == threading.get_ident():
             close_now(engine)
         else:
             for handle in list(engine.live.values()):

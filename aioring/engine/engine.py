@@ -13,9 +13,9 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -47,17 +47,15 @@ _AT_ONCE = 4  # units of the budget for what the ring completes at once: it take
 class Engine(Cancelling):
     """See the module. `depth` slots; `backlog` holds who waits for one, in order of arrival.
 
-    Lines that end in `# count` are what being seen costs: benchmarks/counting.py measures the library without them.
+    Lines that end in `# count` are what being seen costs: benchmarks/counting.py measures the library without them. No more
+    attributes than there are: CPython looks up those of an instance that has over 30 the slow way, all of them.
     """
 
     def __init__(
-        self, loop: Loop, method: Method, workers: Worker, depth: int, counters: Counters | None = None, label: str = ""
+        self, loop: Loop, method: Method, workers: Worker, depth: int, counters: Counters | None = None
     ) -> None:
         super().__init__()
         self.counters = counters or Counters()
-        self._counts = self.counters.of
-        self._label = label or method.name
-        self._moment = 0.0  # when this tick's flush was scheduled: `since` of what was asked for in it
         self.loop = loop
         self.method = method
         self.workers = workers
@@ -76,7 +74,6 @@ class Engine(Cancelling):
         self.watched: list[int] = []  # fds that the loop watches for us
         self.at_shut: list[Callable[[], Any]] = []  # the ring takes no more
         self.at_end: list[Callable[[], Any]] = []  # it is gone: close what is yours
-        self.thread = threading.get_ident()
         self.tending: Callable[[], Any] | None = None
         self._note: Callable[[Handle], Any] | None = getattr(method, "staged", None)  # methods that keep a trace
         self._now: Callable[[Handle], bool] | None = getattr(method, "now", None)
@@ -139,17 +136,16 @@ class Engine(Cancelling):
             if not paid:
                 self.budget.left -= _AT_ONCE
             handle.served_by = self.method.name
-            self.counters.submissions += 1  # count
             try:
                 if self._now(handle):
-                    count = self._counts[handle.operation]  # count
-                    count.done += 1  # count
+                    count = self.counters.of[handle.operation]  # count
+                    count.alone += 1  # count
                     count.bytes += handle.length  # count
-                    count.inline += 1  # count
                     if self.held:
                         self.release(handle.fd, handle)  # it was parked before
                     return
                 handle.since = perf_counter()  # count
+                self.counters.submissions += 1  # count
                 self.method.reap()
                 self._complete_all()
                 if staged:
@@ -169,14 +165,14 @@ class Engine(Cancelling):
             staged.append(handle)
             if not self._flush_soon:
                 self._flush_at_the_end_of_the_tick()
-            handle.since = self._moment  # count
+            handle.since = self.counters.moment  # count
 
     def _wait_for_a_slot(self, what: Handle | Chain) -> None:
         self.backlog.append(what)
         self._flush_at_the_end_of_the_tick()  # for its moment: one look at the clock for all that wait
         for handle in what.links if isinstance(what, Chain) else (what,):
-            handle.since = handle.since or self._moment
-            self._counts[handle.operation].slot_waits += 1
+            handle.since = handle.since or self.counters.moment
+            self.counters.of[handle.operation].slot_waits += 1
 
     def _used(self) -> int:
         return len(self.live) + len(self.staged) + len(self.for_workers) - self.runs
@@ -215,7 +211,7 @@ class Engine(Cancelling):
         line.extend(links)
         self._flush_at_the_end_of_the_tick()
         for link in links:
-            link.since = link.since or self._moment
+            link.since = link.since or self.counters.moment
 
     def next_round(self, chain: Chain) -> None:
         """A later round needs slots like any other, and is the first to get them."""
@@ -235,7 +231,7 @@ class Engine(Cancelling):
     def _prepare(self, handle: Handle) -> None:
         ours = self._ours(handle)
         if not ours and not handle.served_by:
-            self._counts[handle.operation].workers += 1
+            self.counters.of[handle.operation].workers += 1
         handle.served_by = self.method.name if ours else self.workers.name
         if self._note is not None:
             self._note(handle)
@@ -248,11 +244,11 @@ class Engine(Cancelling):
         handle.token, handle.state = 0, STAGED
         line.append(handle)
         self._flush_at_the_end_of_the_tick()
-        handle.since = handle.since or self._moment
+        handle.since = handle.since or self.counters.moment
 
     def _flush_at_the_end_of_the_tick(self) -> None:
         if not self._flush_soon:
-            self._moment = perf_counter()  # count
+            self.counters.moment = perf_counter()  # count
             self.loop.call_soon(self.flush)
             self._flush_soon = True
 
@@ -266,7 +262,7 @@ class Engine(Cancelling):
             self._flush_soon = False
             if self.ended:
                 return
-            moment = self._moment
+            moment = self.counters.moment
             if self.staged or self.for_workers:  # count
                 self.counters.submissions += 1  # count
             # Empty lines too: cancels may be waiting.
@@ -276,9 +272,9 @@ class Engine(Cancelling):
             if len(self.live) > self.counters.deepest:  # count
                 self.counters.deepest = len(self.live)  # count
             self.method.reap()
-            self._inline = moment
+            self.counters.inline = moment
             self._complete_all()
-            self._inline = 0.0
+            self.counters.inline = 0.0
             if self._again:
                 self._again = False
                 self.method.submit(self.staged)  # before anybody can close its fd
@@ -307,7 +303,7 @@ class Engine(Cancelling):
 
     def _come_back(self) -> None:
         """KeyboardInterrupt struck in a tick: whatever it left half done is done by the next."""
-        self._inline = 0.0
+        self.counters.inline = 0.0
         self.doorbell.ring()
         self.loop.call_soon(self.flush)
         self._flush_soon = True
@@ -326,9 +322,10 @@ class Engine(Cancelling):
         if self._completing:
             return  # called from a completion: the turn that deals with it goes on
         completed, live = self.completed, self.live
-        counts, inline = self._counts, self._inline  # count
+        counts, inline = self.counters.of, self.counters.inline  # count
         timed = 0.0
-        if self.counters.track_timing or slow.watchers:  # count
+        limit = slow.limit
+        if self.counters.track_timing or limit != inf:  # count
             timed = perf_counter()  # count
         handle: Handle | None = None  # not to be held beyond this turn
         try:
@@ -356,7 +353,11 @@ class Engine(Cancelling):
                             if inline and handle.since == inline:  # count
                                 count.inline += 1  # count
                             if timed:
-                                self._took(handle, timed)
+                                took = timed - handle.since
+                                if count.waited is not None:
+                                    count.waited.add(took)
+                                if took >= limit:
+                                    slow.report(handle, self.counters.label, timed)
                             waiter = handle.waiter
                             if waiter is not None and not waiter.done():
                                 waiter.set_result(None)

@@ -15,8 +15,8 @@ from ..kernel.statx import direct_alignment
 from ..methods import Method
 from ..methods.worker import Worker
 from ..observe import slow
-from ..observe.counters import Count, Counters
-from ..operations import READ, Operation, is_direct
+from ..observe.counters import Counters
+from ..operations import READ, is_direct
 from .fences import Fences
 
 __all__ = ["TRIES", "Results"]
@@ -31,9 +31,6 @@ class Results(Fences):
     method: Method
     workers: Worker
     counters: Counters
-    _counts: dict[Operation, Count]
-    _label: str  # of the ring, for who looks
-    _inline = 0.0  # in a flush, while what completed at once is told: the `since` of what it submitted
     _again = False  # a direct read is to be asked once more, into other memory
 
     def settle(self, handle: Handle, res: int) -> int | None:
@@ -50,7 +47,7 @@ class Results(Fences):
                 return res
             if stop:
                 return -errno.ECANCELED
-            self._counts[operation].short += 1
+            self.counters.of[operation].short += 1
             handle.again += 1
             return None
         if res >= 0:
@@ -77,7 +74,7 @@ class Results(Fences):
     def _once_more(self, handle: Handle) -> None:
         handle.tries += 1
         handle.again += 1
-        self._counts[handle.operation].retries += 1
+        self.counters.of[handle.operation].retries += 1
 
     def take(self, handle: Handle) -> Any:
         """The result of a COMPLETE handle, or its error, raised."""
@@ -102,27 +99,22 @@ class Results(Fences):
     def _book(self, handle: Handle) -> None:
         """Count what is COMPLETE, but for what `_complete_all` and `begin` count themselves."""
         handle.booked = True
-        count = self._counts[handle.operation]
+        count = self.counters.of[handle.operation]
         count.done += 1
         if handle.operation.transfers:
             count.bytes += handle.done
-        if self._inline and handle.since == self._inline:
+        if self.counters.inline and handle.since == self.counters.inline:
             count.inline += 1
         if handle.res == -errno.ECANCELED:
             count.cancelled += 1
         elif handle.res < 0 or handle.exception is not None:
             count.errors += 1
-        if self.counters.track_timing or slow.watchers:
-            self._took(handle, perf_counter())
-
-    def _took(self, handle: Handle, now: float) -> None:
-        """It is complete, and who awaits it has not been woken."""
-        if handle.since:
-            waited = self._counts[handle.operation].waited
-            if waited is not None:
-                waited.add(now - handle.since)
+        if handle.since and (count.waited is not None or slow.watchers):
+            now = perf_counter()
+            if count.waited is not None:
+                count.waited.add(now - handle.since)
             if slow.watchers:
-                slow.report(handle, self._label, now)
+                slow.report(handle, self.counters.label, now)
 
 
 def _what_direct_needs(fd: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from typing import Any
 
 __all__ = ["Doorbell"]
@@ -25,6 +26,7 @@ class Doorbell:
     """`fd` is what the loop watches. Ringing is safe from any thread until `close()`."""
 
     def __init__(self) -> None:
+        self.thread = threading.get_ident()  # whose loop watches it
         if _HAS_EVENTFD:
             self.fd = self._sink = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:  # pragma: no cover - not Linux

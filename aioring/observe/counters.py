@@ -28,8 +28,8 @@ class Count:
     """One operation on one ring."""
 
     __slots__ = (
-        "bytes", "cached", "cached_bytes", "cancelled", "done", "errors", "inline", "retries", "short", "slot_waits",
-        "waited", "workers",
+        "alone", "bytes", "cached", "cached_bytes", "cancelled", "done", "errors", "inline", "retries", "short",
+        "slot_waits", "waited", "workers",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -43,8 +43,9 @@ class Count:
 
     def reset(self) -> None:
         self.cached = self.cached_bytes = 0  # served in place from what the kernel has cached
-        self.done = self.bytes = 0  # all others
-        self.inline = 0  # of those: complete as soon as they were submitted
+        self.alone = 0  # submitted alone, on an idle ring, and complete at once
+        self.done = self.bytes = 0  # all others; the bytes of both
+        self.inline = 0  # of the others: complete as soon as they were submitted
         self.workers = self.slot_waits = self.short = self.retries = self.errors = self.cancelled = 0
         if self.waited is not None:
             self.waited = Histogram()
@@ -97,10 +98,13 @@ class _ByOperation(dict[Operation, Count]):
 
 
 class Counters:
-    """One ring's."""
+    """One ring's, and what the engine keeps to count by."""
 
     def __init__(self, *, track_timing: bool = False) -> None:
         self.track_timing = track_timing
+        self.label = ""  # of the ring, once it has a method
+        self.moment = 0.0  # when this tick's flush was scheduled: `since` of what was asked for in it
+        self.inline = 0.0  # in a flush, while what completed at once is told: the `since` of what it submitted
         self.of: dict[Operation, Count] = _ByOperation((operation, Count()) for operation in TABLE)
         if track_timing:
             for count in self.of.values():
@@ -119,25 +123,26 @@ class Counters:
     def stats(self, ring: str, method: str, others: dict[str, int]) -> RingStats:
         """`others`: what is counted elsewhere, without end: "cq_overflows", "page_cache_changes"."""
         operations: dict[str, OperationStats] = {}
-        completions = 0
+        completions, submissions = 0, self.submissions
         for operation, count in list(self.of.items()):
-            if operation.name in operations or not (count.done or count.cached):
+            alone, done = count.alone, count.alone + count.done
+            if operation.name in operations or not (done or count.cached):
                 continue
-            completions += count.done
+            completions += done
+            submissions += alone
             operations[operation.name] = OperationStats(
-                count=count.done + count.cached,
+                count=done + count.cached,
                 bytes=count.bytes + count.cached_bytes,
                 errors=count.errors,
                 cancelled=count.cancelled,
                 short=count.short,
                 retries=count.retries,
                 page_cache=count.cached,
-                inline=count.inline,
-                workers=count.done if method == "worker" else count.workers,
+                inline=count.inline + alone,
+                workers=done if method == "worker" else count.workers,
                 slot_waits=count.slot_waits,
                 waited=None if count.waited is None else count.waited.summary(),
             )
-        submissions = self.submissions
         return RingStats(
             ring=ring,
             method=method,

@@ -29,17 +29,24 @@ class Waited:
 class Histogram:
     """One operation's. `add` is for one thread; `summary` may be called from another while it goes on."""
 
-    __slots__ = ("_buckets", "_total", "_worst")
+    __slots__ = ("_at", "_buckets", "_last", "_total", "_worst")
 
     def __init__(self) -> None:
         self._buckets = [0] * _BUCKETS
+        self._last, self._at = 0.0, 0  # the last value, and where it was counted
         self._total = 0.0
         self._worst = 0.0
 
     def add(self, seconds: float) -> None:
+        if seconds == self._last:
+            # What was asked for in one tick, and told in one, took the same time to a bit.
+            self._buckets[self._at] += 1
+            self._total += seconds
+            return
         ns = max(int(seconds * 1e9), 0)
         shift = max(ns.bit_length() - _BITS - 1, 0)
-        self._buckets[min((shift << _BITS) + (ns >> shift), _BUCKETS - 1)] += 1
+        self._last, self._at = seconds, min((shift << _BITS) + (ns >> shift), _BUCKETS - 1)
+        self._buckets[self._at] += 1
         self._total += seconds
         if seconds > self._worst:
             self._worst = seconds

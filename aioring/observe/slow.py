@@ -1,11 +1,12 @@
 """`aioring.slow_io(threshold)`: one line in the log for each I/O that took longer, with its task and its file.
 
-The engines look at `watchers` once a turn; while there is none nothing is measured.
+The engines look at `limit` once a turn; while nobody watches nothing is measured.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import asdict
@@ -20,6 +21,7 @@ __all__ = ["SlowIo", "report", "slow_io", "watchers"]
 logger = logging.getLogger("aioring.slow")
 Report = Callable[[InFlight, "Context | None"], object]
 watchers: tuple[SlowIo, ...] = ()
+limit = math.inf  # the lowest threshold of any of them, in seconds
 
 
 class SlowIo:
@@ -31,8 +33,7 @@ class SlowIo:
 
     def close(self) -> None:
         """Twice is harmless."""
-        global watchers
-        watchers = tuple(watcher for watcher in watchers if watcher is not self)
+        _watch(tuple(watcher for watcher in watchers if watcher is not self))
 
     def __enter__(self) -> Self:
         return self
@@ -64,10 +65,14 @@ def slow_io(threshold: float, *, report: Report | None = None) -> SlowIo:
     Raises:
         ValueError: `threshold` is negative, or no number.
     """
-    global watchers
     watcher = SlowIo(seconds_of(threshold), report or _log)
-    watchers = (*watchers, watcher)
+    _watch((*watchers, watcher))
     return watcher
+
+
+def _watch(those: tuple[SlowIo, ...]) -> None:
+    global watchers, limit
+    watchers, limit = those, min((watcher.threshold for watcher in those), default=math.inf)
 
 
 def seconds_of(threshold: float) -> float:

@@ -48,11 +48,11 @@ class Data(Unseekable):
     def _opened(self, engine: Engine) -> None:
         mounts.all_local()  # opens the mount table now: later, it might get the number of an fd that was just closed
         self._at_once = self._page_cache_first and engine.method.at_once
-        self._cache = PageCache(self._at_once, engine.budget)
+        self._reads, self._readintos = engine.counters.of[READ], engine.counters.of[READINTO]
+        self._cache = PageCache(self._at_once, engine.budget, self._reads)
         self._lent = {}
         self._closing = engine.closing
         engine.budget.on_refill = self._cache.tick
-        self._reads, self._readintos = engine.counters.of[READ], engine.counters.of[READINTO]
         if engine.loop.kind == "asyncio":
             self._loop_here = engine.loop.key
             self._budget = engine.budget
@@ -96,10 +96,9 @@ class Data(Unseekable):
                     try:
                         got = cache.preadv(fd, views, offset, NOWAIT)
                         if got == n:
-                            cache.misses = 0
                             self._budget.left -= 1
-                            count = self._reads  # count
-                            count.cached += 1  # count
+                            count = cache.reads
+                            count.cached += 1
                             count.cached_bytes += n  # count
                             return _join(views)
                         got = cache.ended(fd, offset, n, got)

@@ -189,7 +189,8 @@ class Lifetime:
 
     def _engine_of(self, loop: Any, method: Method) -> Engine:
         workers = method if isinstance(method, Worker) else Worker(self._workers)
-        return Engine(loop, method, workers, self._depth, self._counters, f"{method.name}-{self._number}")
+        self._counters.label = f"{method.name}-{self._number}"
+        return Engine(loop, method, workers, self._depth, self._counters)
 
     # --- use ----------------------------------------------------------------------------------------------------------
 
@@ -255,7 +256,7 @@ class Lifetime:
         engine: Engine | None = getattr(self, "_started", None)
         if engine is not None and not engine.ended:
             # The loop holds the engine, not this object: nobody can use the ring any more.
-            if engine.thread == threading.get_ident():
+            if engine.doorbell.thread == threading.get_ident():
                 close_now(engine)
             else:
                 leak(engine)  # collected by another thread: neither its loop nor its queues may be touched from here
