@@ -13,7 +13,7 @@ from typing import Any
 
 from ...buffers import alloc
 from ...kernel.statx import direct_alignment
-from .surroundings import text_of
+from .surroundings import reason_of, text_of
 
 __all__ = ["look"]
 
@@ -40,7 +40,7 @@ def look(path: str) -> dict[str, Any]:
         found["path"] = os.path.realpath(path)
         st = os.stat(path)
     except (OSError, ValueError) as error:
-        found["error"] = _reason(error) if isinstance(error, OSError) else str(error)
+        found["error"] = reason_of(error) if isinstance(error, OSError) else str(error)
         return found
     found["kind"] = next((name for is_it, name in _KINDS if is_it(st.st_mode)), "file")
     device = st.st_rdev if stat.S_ISBLK(st.st_mode) else st.st_dev
@@ -73,20 +73,15 @@ def _works() -> Tried:
 def _refused(error: OSError) -> Tried:
     # Not allowed to try is another answer than "no".
     works = None if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT) else False
-    return {"works": works, "error": _reason(error)}
+    return {"works": works, "error": reason_of(error)}
 
 
 def _untried(why: str) -> Tried:
     return {"works": None, "error": why}
 
 
-def _reason(error: OSError) -> str:
-    name = errno.errorcode.get(error.errno or 0)
-    return f"{name}: {error.strerror}" if name else str(error)
-
-
 def _make(folder: str, stack: ExitStack) -> tuple[int, Tried, Tried]:
-    """A file in `folder` that is gone when it is closed: its fd or -1, whether one can be made, whether by O_TMPFILE."""
+    """A file in `folder` that is gone when it is closed: its fd or -1, whether it can be written, whether by O_TMPFILE."""
     unnamed = _untried("not on this platform")
     fd = -1
     if _O_TMPFILE:
@@ -95,18 +90,18 @@ def _make(folder: str, stack: ExitStack) -> tuple[int, Tried, Tried]:
         except OSError as error:
             unnamed = _refused(error)
             if unnamed["works"] is None:
-                return -1, unnamed, unnamed
+                return -1, {"works": False, "error": unnamed["error"]}, unnamed
     if fd < 0:
         try:
             fd, name = tempfile.mkstemp(prefix=".aioring-doctor-", dir=folder)
             os.unlink(name)
         except OSError as error:
-            return -1, _refused(error), unnamed
+            return -1, {"works": False, "error": reason_of(error)}, unnamed
     stack.callback(os.close, fd)
     try:
         os.pwrite(fd, os.urandom(_SIZE), 0)
     except OSError as error:
-        return -1, _refused(error), unnamed
+        return -1, {"works": False, "error": reason_of(error)}, unnamed
     return fd, _works(), unnamed
 
 
@@ -114,7 +109,7 @@ def _open(path: str, stack: ExitStack) -> tuple[int, Tried]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        return -1, {"works": False, "error": _reason(error)}
+        return -1, {"works": False, "error": reason_of(error)}
     stack.callback(os.close, fd)
     return fd, _works()
 
@@ -130,7 +125,7 @@ def _any_file(folder: str, stack: ExitStack) -> tuple[int, Tried]:
                         if fd >= 0:
                             return fd, tried
     except OSError as error:
-        return -1, {"works": False, "error": _reason(error)}
+        return -1, {"works": False, "error": reason_of(error)}
     return -1, _untried("nothing there to read")
 
 
@@ -184,7 +179,7 @@ def _reflink(fd: int, folder: str) -> Tried:
         try:
             fcntl.ioctl(target, _FICLONE, fd)
         except OSError as error:
-            return {"works": False, "error": _reason(error)}
+            return {"works": False, "error": reason_of(error)}
     return _works()
 
 

@@ -23,6 +23,7 @@ from ...methods.io_uring import IoUring
 from ...methods.linux_aio import LinuxAio
 from ...operations import TABLE
 from ...ring import Ring
+from .surroundings import reason_of
 
 __all__ = ["probe"]
 
@@ -48,10 +49,8 @@ def probe(method: Any = None) -> dict[str, Any]:
         asyncio.run(_use(report, method))
     except (OSError, AioringError, RuntimeError) as error:
         report["method"] = None
-        reason = getattr(error, "hint", None) or str(error)
-        number = getattr(error, "errno", None)
-        name = f"{errno.errorcode.get(number, number)}: " if number and not getattr(error, "hint", None) else ""
-        report["fallback_reason"] = name + reason
+        hint: str | None = getattr(error, "hint", None)
+        report["fallback_reason"] = hint or (reason_of(error) if isinstance(error, OSError) else str(error))
     return report
 
 
@@ -94,7 +93,7 @@ async def _try_all(ring: Ring) -> dict[str, str]:
         try:
             got = await call()
         except OSError as error:
-            refused[name] = errno.errorcode.get(error.errno or 0, str(error))
+            refused[name] = reason_of(error)
         else:
             if expected is not None and got != expected:
                 refused[name] = f"gave {got!r:.40}"

@@ -71,7 +71,7 @@ def _sections(report: dict[str, Any]) -> Iterator[tuple[str, list[Line]]]:
             *([("not io_uring", report["fallback_reason"])] if report["fallback_reason"] else []),
             ("liburing", _liburing(liburing)),
             *([("set-up flags", " ".join(features["setup_flags"]) or "none")] if "setup_flags" in features else []),
-            ("done by workers", ", ".join(features.get("missing_opcodes", ())) or "what has no opcode"),
+            *([("done by workers", _by_workers(report))] if report["method"] else []),
             *([("refused", _pairs(features["refused"]))] if features.get("refused") else []),
             *([("also installed", f"aioring {features['namesake']}")] if features["namesake"] else []),
         ],
@@ -102,6 +102,12 @@ def _sections(report: dict[str, Any]) -> Iterator[tuple[str, list[Line]]]:
     yield "path", list(_path(report["path"]))
 
 
+def _by_workers(report: dict[str, Any]) -> str:
+    if report["method"] == "io_uring":
+        return ", ".join(report["features"]["missing_opcodes"]) or "what has no opcode"
+    return "all but O_DIRECT" if report["method"] == "linux_aio" else "everything"
+
+
 def _liburing(found: dict[str, Any]) -> str:
     if found["error"]:
         return f"cannot be loaded: {found['error']}"
@@ -128,7 +134,8 @@ def _path(path: dict[str, Any]) -> Iterator[Line]:
         yield "error", path["error"]
         return
     mode = " (read only)" if path["read_only"] else ""
-    yield "kind", f"{path['kind']} on {_or(path['file_system'], 'an unknown file system')}, {_or(path['mount'])}{mode}"
+    where = f" on {_or(path['file_system'], 'an unknown file system')}, {_or(path['mount'])}{mode}"
+    yield "kind", path["kind"] + (where if path["kind"] in ("file", "folder") else "")
     device = path["device"]
     if device is None:
         yield "device", f"none to be seen ({_or(path['source'])})"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["container", "kernel", "limits", "text_of"]
+__all__ = ["container", "kernel", "limits", "reason_of", "text_of"]
 
 _SECCOMP = {"0": "none", "1": "strict", "2": "filter"}
 
@@ -19,6 +20,13 @@ def text_of(path: str | Path) -> str | None:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
+
+
+def reason_of(error: OSError) -> str:
+    """ "EROFS: Read-only file system"."""
+    number = error.errno or 0
+    name = "EOPNOTSUPP" if number == errno.EOPNOTSUPP else errno.errorcode.get(number)  # it has two names
+    return f"{name}: {error.strerror}" if name else str(error)
 
 
 def _number_of(path: str) -> int | None:

@@ -125,16 +125,18 @@ def _about_path(path: dict[str, Any], advice: list[str]) -> str:
     if "error" in path:
         return f" {path['path']} cannot be looked at: {path['error']}."
     words = []
-    kind = path["file_system"]
-    if kind in _MEMORY:
-        words.append(f"{path['path']} is on {kind}: memory, read in place; there is no disk to wait for.")
+    where, kind = f"{path['path']} is on {path['file_system']}", path["file_system"]
+    if path["kind"] not in ("file", "folder"):
+        if path["kind"] != "block device":
+            words.append(f"{path['path']} is a {path['kind']}: aioring waits until it is ready, on every method alike.")
+    elif kind in _MEMORY:
+        words.append(f"{where}: memory, read in place; there is no disk to wait for.")
     elif kind is not None and (kind in _FAR or kind.startswith("fuse.")):
-        words.append(f"{path['path']} is on {kind}: a server answers, and reads go to worker threads.")
+        words.append(f"{where}: a server answers, and reads go to worker threads.")
         advice.append(f"{kind}: keep what is read often on a local disk")
     elif path["rwf_nowait"]["works"] is False:
         words.append(
-            f"{path['path']} is on {kind}, which refuses RWF_NOWAIT: reads of cached pages cannot be tried in place, and "
-            "go to worker threads."
+            f"{where}, which refuses RWF_NOWAIT: reads of cached pages cannot be tried in place, and go to worker threads."
         )
         advice.append(
             f"put the data on a file system that takes RWF_NOWAIT (ext4, xfs, btrfs), not on {kind}: in a container, on a "
@@ -142,10 +144,8 @@ def _about_path(path: dict[str, Any], advice: list[str]) -> str:
         )
     if path["direct"]["works"] is False and kind not in _MEMORY:
         words.append(f"No direct I/O there ({path['direct']['error']}).")
-    if path["writable"] is not None and path["writable"]["works"] is not True and path["kind"] == "folder":
+    if path["writable"] is not None and path["writable"]["works"] is False and path["kind"] == "folder":
         words.append(f"Nothing can be written there ({path['writable']['error']}).")
     if path["readable"] is not None and path["readable"]["works"] is False:
         words.append(f"It cannot be read ({path['readable']['error']}).")
-    if path["kind"] in ("FIFO", "socket", "character device"):
-        words.append(f"It is a {path['kind']}: aioring waits until it is ready, on every method alike.")
     return "".join(f" {word}" for word in words)
