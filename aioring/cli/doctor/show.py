@@ -123,7 +123,7 @@ def _seccomp(kernel: dict[str, Any]) -> str:
 
 def _cgroup(found: dict[str, Any] | None) -> str:
     if found is None:
-        return "none (no cgroup version 2)"
+        return "none to be seen"
     most = _bytes(found["memory_max"]) if found["memory_max"] is not None else "unlimited"
     return f"{found['path']}: memory {most}; I/O {'; '.join(found['io_max']) or 'unlimited'}"
 

@@ -6,11 +6,13 @@ import errno
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["container", "kernel", "limits", "reason_of", "text_of"]
+__all__ = ["cgroup_mounts", "container", "kernel", "limits", "reason_of", "text_of"]
 
+_UNLIMITED = 1 << 60  # version 1 says it with a number near 2**63
 _SECCOMP = {"0": "none", "1": "strict", "2": "filter"}
 
 
@@ -73,26 +75,64 @@ def limits() -> dict[str, Any]:
     return found
 
 
+def cgroup_mounts() -> dict[str, Path]:
+    """Where the cgroups are mounted (proc_pid_mountinfo(5)): by controller, and "" for version 2."""
+    found: dict[str, Path] = {}
+    for line in (text_of("/proc/self/mountinfo") or "").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, rest = left.split(" "), right.split(" ")
+        if len(fields) > 4 and len(rest) > 2 and rest[0] in ("cgroup", "cgroup2"):
+            for controller in rest[2].split(",") if rest[0] == "cgroup" else ("",):
+                found.setdefault(controller, Path(fields[4]))
+    return found
+
+
 def _cgroup() -> dict[str, Any] | None:
-    """The limits of this process's cgroup (version 2): the tightest on the way up, since each parent's holds as well."""
-    lines = (text_of("/proc/self/cgroup") or "").splitlines()
-    own = next((line[3:] for line in lines if line.startswith("0::")), None)
-    root = Path("/sys/fs/cgroup")
-    if own is None or not root.is_dir():
-        return None
-    folder = root / own.lstrip("/")
-    found: dict[str, Any] = {"path": own, "memory_max": None, "memory_current": None, "io_max": []}
-    current = text_of(folder / "memory.current")
-    found["memory_current"] = int(current) if current and current.isdigit() else None
-    while True:
-        most = text_of(folder / "memory.max")
-        if most and most.isdigit():
-            found["memory_max"] = min(int(most), found["memory_max"] or int(most))
+    """The limits of this process's cgroup: the tightest on the way up, since each parent's holds as well."""
+    mounts = cgroup_mounts()
+    # "0::/user.slice", version 2; "9:memory:/docker/4711", version 1
+    rows = [line.split(":", 2) for line in (text_of("/proc/self/cgroup") or "").splitlines() if line.count(":") >= 2]
+    own = {name: path for _, names, path in rows for name in names.split(",")}
+    two = [*_upwards(mounts.get(""), own.get(""))]
+    memory, blkio = ([*_upwards(mounts.get(name), own.get(name))] for name in ("memory", "blkio"))
+    if two and (not memory or (two[0] / "memory.max").exists()):
+        limits = [text_of(folder / "memory.max") for folder in two]
+        current = text_of(two[0] / "memory.current")
         # "8:0 rbps=1048576 wbps=max riops=max wiops=max"
-        found["io_max"] += (text_of(folder / "io.max") or "").splitlines()
-        if folder == root or root not in folder.parents:
-            return found
+        io = [line for folder in two for line in (text_of(folder / "io.max") or "").splitlines()]
+        version, path = 2, own[""]
+    elif memory:
+        limits = [text_of(folder / "memory.limit_in_bytes") for folder in memory]
+        current = text_of(memory[0] / "memory.usage_in_bytes")
+        names = [f"{way}_{unit}" for way in ("read", "write") for unit in ("bps", "iops")]
+        io = [
+            f"{line.replace(' ', f' {name}=')}"  # "8:0 1048576"
+            for folder in blkio
+            for name in names
+            for line in (text_of(folder / f"blkio.throttle.{name}_device") or "").splitlines()
+        ]
+        version, path = 1, own["memory"]
+    else:
+        return None
+    numbers = [int(limit) for limit in limits if limit is not None and limit.isdigit() and int(limit) < _UNLIMITED]
+    return {
+        "version": version,
+        "path": path,
+        "memory_max": min(numbers, default=None),
+        "memory_current": int(current) if current is not None and current.isdigit() else None,
+        "io_max": io,
+    }
+
+
+def _upwards(root: Path | None, path: str | None) -> Iterator[Path]:
+    """The folder of a cgroup, and those above it, up to where it is mounted."""
+    if root is None or path is None or not root.is_dir():
+        return
+    folder = root / path.lstrip("/")
+    while root in folder.parents:
+        yield folder
         folder = folder.parent
+    yield root
 
 
 def container() -> dict[str, Any]:
