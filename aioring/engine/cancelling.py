@@ -26,9 +26,6 @@ class Cancelling(Results):
     _dead = 0  # cancelled handles that still stand in the backlog
     _flush_at_the_end_of_the_tick: Callable[[], Any]
 
-    def finish(self, handle: Handle) -> None:
-        raise AssertionError("the engine does")  # pragma: no cover
-
     def cancel(self, handle: Handle) -> bool:
         """The task that awaits the handle was cancelled. True: that may be delivered at once.
 

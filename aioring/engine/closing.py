@@ -194,6 +194,7 @@ def _let_go(engine: Engine) -> None:
     for handle in [*handles, *(link for chain in chains for link in chain.links)]:
         if handle.state != COMPLETE:
             handle.res, handle.shut = -errno.ECANCELED, True
+            engine.book(handle)
             handle.state = COMPLETE
             if handle.on_done is not None:
                 handle.on_done(handle)

@@ -10,11 +10,11 @@ in none, and every step that takes it on is harmless when it is taken twice. `li
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from math import inf
 from time import perf_counter
 from typing import Any
@@ -172,7 +172,8 @@ class Engine(Cancelling):
         self._flush_at_the_end_of_the_tick()  # for its moment: one look at the clock for all that wait
         for handle in what.links if isinstance(what, Chain) else (what,):
             handle.since = handle.since or self.counters.moment
-            self.counters.of[handle.operation].slot_waits += 1
+            if not handle.booked:
+                self.counters.of[handle.operation].slot_waits += 1
 
     def _used(self) -> int:
         return len(self.live) + len(self.staged) + len(self.for_workers) - self.runs
@@ -210,8 +211,6 @@ class Engine(Cancelling):
         chain.staged = True
         line.extend(links)
         self._flush_at_the_end_of_the_tick()
-        for link in links:
-            link.since = link.since or self.counters.moment
 
     def next_round(self, chain: Chain) -> None:
         """A later round needs slots like any other, and is the first to get them."""
@@ -272,11 +271,14 @@ class Engine(Cancelling):
             if len(self.live) > self.counters.deepest:  # count
                 self.counters.deepest = len(self.live)  # count
             self.method.reap()
+            if len(self.completed) > _TOLD:  # count
+                self.counters.found_inline(self.live, islice(self.completed, _TOLD, None), moment)  # count
             self.counters.inline = moment
             self._complete_all()
             self.counters.inline = 0.0
             if self._again:
                 self._again = False
+                self.counters.submissions += 1
                 self.method.submit(self.staged)  # before anybody can close its fd
                 self.method.reap()
                 self._complete_all()
@@ -294,7 +296,10 @@ class Engine(Cancelling):
             self.workers.poll()
             self.method.poll()
             if self.staged:
-                self.method.submit(self.staged)  # what did not fit a queue that was full
+                self.counters.submissions += 1  # count
+                self.method.submit(self.staged)  # what did not fit a queue that was full, or was staged in this tick
+                if len(self.live) > self.counters.deepest:  # count
+                    self.counters.deepest = len(self.live)  # count
                 self.method.reap()
             self._complete_all()
         except BaseException:
@@ -304,6 +309,7 @@ class Engine(Cancelling):
     def _come_back(self) -> None:
         """KeyboardInterrupt struck in a tick: whatever it left half done is done by the next."""
         self.counters.inline = 0.0
+        self.counters.moment = perf_counter()
         self.doorbell.ring()
         self.loop.call_soon(self.flush)
         self._flush_soon = True
@@ -353,7 +359,7 @@ class Engine(Cancelling):
                             if inline and handle.since == inline:  # count
                                 count.inline += 1  # count
                             if timed:
-                                took = timed - handle.since
+                                took = timed - handle.since if handle.since else 0.0
                                 if count.waited is not None:
                                     count.waited.add(took)
                                 if took >= limit:
@@ -380,21 +386,6 @@ class Engine(Cancelling):
             for drain in self.drains:
                 drain.wake()
 
-    def _break(self, token: int, error: Exception) -> None:
-        """Its completion could not be dealt with."""
-        handle = self.live.get(token)
-        if handle is None:
-            logger.error("a completion could not be dealt with", exc_info=error)
-            return
-        handle.exception = error.with_traceback(None)
-        handle.res = -errno.ENOMEM
-        if handle.chain is not None:
-            handle.chain.arrived(handle, handle.res)
-            self.live.pop(token, None)
-        elif handle.state != COMPLETE:
-            handle.state = COMPLETE
-            self.finish(handle)
-
     def _complete(self, token: int, res: int) -> None:
         handle = self.live.get(token)
         if handle is None:
@@ -420,7 +411,7 @@ class Engine(Cancelling):
         """The handle is COMPLETE: count it off, wake who waits. Harmless when done twice."""
         operation = handle.operation
         if not handle.booked:
-            self._book(handle)
+            self.book(handle)
         if self.closing or self.held:
             self.release(handle.fd, handle)
             self.release(handle.fd2, handle)

@@ -60,6 +60,7 @@ class Fences:
             handle.since = handle.since or perf_counter()
             fence.after.append(handle)  # asked later, runs later
         elif handle.operation is CLOSE:
+            handle.since = handle.since or perf_counter()
             self._fence([handle.fd], handle)
         else:
             self._enqueue(handle)
@@ -69,10 +70,11 @@ class Fences:
 
         It uses its fds from now on, so that of two chains that close each other's fds only the later one waits.
         """
+        now = perf_counter()
+        for link in chain.links:
+            link.since = link.since or now  # all of them, whenever their round comes
         for link in chain.links:
             if self.closing and (fence := self._fence_before(link)) is not None:
-                for waits in chain.links:
-                    waits.since = waits.since or perf_counter()
                 fence.after.append(chain)
                 return
         for link in chain.links:

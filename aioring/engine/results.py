@@ -6,11 +6,12 @@ Part of `Engine`; written once for all methods, which hand over what a CQE carri
 from __future__ import annotations
 
 import errno
+import logging
 from time import perf_counter
 from typing import Any
 
 from ..errors import RingClosedError, os_error
-from ..handle import Handle
+from ..handle import COMPLETE, Handle
 from ..kernel.statx import direct_alignment
 from ..methods import Method
 from ..methods.worker import Worker
@@ -20,6 +21,8 @@ from ..operations import READ, is_direct
 from .fences import Fences
 
 __all__ = ["TRIES", "Results"]
+
+logger = logging.getLogger("aioring")
 
 TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked instead
 
@@ -96,11 +99,36 @@ class Results(Fences):
         finally:
             del error  # an exception must not hold the frame that holds it
 
-    def _book(self, handle: Handle) -> None:
+    def finish(self, handle: Handle) -> None:
+        raise AssertionError("the engine does")  # pragma: no cover
+
+    def _break(self, token: int, error: Exception) -> None:
+        """Its completion could not be dealt with."""
+        handle = self.live.get(token)
+        if handle is None:
+            logger.error("a completion could not be dealt with", exc_info=error)
+            return
+        if handle.state == COMPLETE:  # its result is known: whoever waits is to have it
+            logger.error("a completion could not be told in full", exc_info=error.with_traceback(None))
+            self.finish(handle)
+            return
+        handle.exception = error.with_traceback(None)
+        handle.res = -errno.ENOMEM
+        if handle.chain is not None:
+            handle.chain.arrived(handle, handle.res)
+            self.live.pop(token, None)
+        else:
+            handle.state = COMPLETE
+            self.finish(handle)
+
+    def book(self, handle: Handle) -> None:
         """Count what is COMPLETE, but for what `_complete_all` and `begin` count themselves."""
         handle.booked = True
         count = self.counters.of[handle.operation]
-        count.done += 1
+        if handle.token or handle.again:
+            count.done += 1
+        else:
+            count.untold += 1
         if handle.operation.transfers:
             count.bytes += handle.done
         if self.counters.inline and handle.since == self.counters.inline:

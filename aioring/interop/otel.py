@@ -82,7 +82,8 @@ def instrument(
 
         def span(io: aioring.InFlight, task: Context | None) -> None:
             end = time.time_ns()
-            parent = task.run(otel_context.get_current) if task is not None else None
+            # A copy: the task's own may be entered now. Without a task, no parent: whose context this runs in is chance.
+            parent = task.copy().run(otel_context.get_current) if task is not None else otel_context.Context()
             attributes = {f"aioring.{name}": value for name in _ATTRIBUTES if (value := getattr(io, name)) is not None}
             made_span = tracer.start_span(
                 f"aioring {io.operation}", parent, SpanKind.INTERNAL, attributes, start_time=end - io.age * 1000

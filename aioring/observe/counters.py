@@ -14,11 +14,13 @@ Lines that end in `# count` are the price: benchmarks/counting.py measures the l
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..operations import TABLE, Operation
+from ..operations import READ, TABLE, Operation
 from .histogram import Histogram, Waited
 
 __all__ = ["Count", "Counters", "OperationStats", "RingStats"]
@@ -29,7 +31,7 @@ class Count:
 
     __slots__ = (
         "alone", "bytes", "cached", "cached_bytes", "cancelled", "done", "errors", "inline", "retries", "short",
-        "slot_waits", "waited", "workers",
+        "slot_waits", "untold", "waited", "workers",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -41,10 +43,18 @@ class Count:
         self.cached += 1
         self.cached_bytes += nbytes
 
+    def failed(self, error: OSError) -> None:
+        """One ended so; that it did end is counted by who calls."""
+        if error.errno == errno.ECANCELED:
+            self.cancelled += 1
+        else:
+            self.errors += 1
+
     def reset(self) -> None:
         self.cached = self.cached_bytes = 0  # served in place from what the kernel has cached
         self.alone = 0  # submitted alone, on an idle ring, and complete at once
-        self.done = self.bytes = 0  # all others; the bytes of both
+        self.untold = 0  # no method was told: cancelled before, or waited for by readiness and done in place
+        self.done = self.bytes = 0  # all others; the bytes of all but what was cached
         self.inline = 0  # of the others: complete as soon as they were submitted
         self.workers = self.slot_waits = self.short = self.retries = self.errors = self.cancelled = 0
         if self.waited is not None:
@@ -89,11 +99,19 @@ class RingStats:
 
 
 class _ByOperation(dict[Operation, Count]):
-    """Rows that differ in how their result is delivered, and share a name, share a count."""
+    """Rows of one name share a count: `open` by openat(2) and openat2(2), and those that differ in how they deliver."""
+
+    def __init__(self, track_timing: bool) -> None:
+        super().__init__()
+        self._track_timing = track_timing
+        for operation in TABLE:
+            self.__missing__(operation)
 
     def __missing__(self, operation: Operation) -> Count:
         same = (count for other, count in self.items() if other.name == operation.name)
         count = self[operation] = next(same, None) or Count()
+        if self._track_timing and count.waited is None:
+            count.waited = Histogram()
         return count
 
 
@@ -105,10 +123,7 @@ class Counters:
         self.label = ""  # of the ring, once it has a method
         self.moment = 0.0  # when this tick's flush was scheduled: `since` of what was asked for in it
         self.inline = 0.0  # in a flush, while what completed at once is told: the `since` of what it submitted
-        self.of: dict[Operation, Count] = _ByOperation((operation, Count()) for operation in TABLE)
-        if track_timing:
-            for count in self.of.values():
-                count.waited = Histogram()
+        self.of: dict[Operation, Count] = _ByOperation(track_timing)
         self.submissions = self.deepest = 0
         self.others: dict[str, int] = {}  # what the others had counted at the last reset
         self._since = time.monotonic()
@@ -120,26 +135,44 @@ class Counters:
         self.others = others
         self._since = time.monotonic()
 
+    def found_inline(self, live: Mapping[int, Any], completed: Iterable[tuple[int, int]], moment: float) -> None:
+        """What was submitted in this flush and is complete, but is told in a later tick."""
+        for token, _ in completed:
+            handle = live.get(token)
+            if handle is not None and handle.since == moment:
+                self.of[handle.operation].inline += 1
+
+    def started(self) -> None:
+        self._since = time.monotonic()
+
     def stats(self, ring: str, method: str, others: dict[str, int]) -> RingStats:
-        """`others`: what is counted elsewhere, without end: "cq_overflows", "page_cache_changes"."""
+        """`others`: what is counted elsewhere, without end: "cq_overflows", "page_cache_changes", and of the hot read
+        "hits" and "hit_bytes"."""
         operations: dict[str, OperationStats] = {}
+        since_reset = {name: value - self.others.get(name, 0) for name, value in others.items()}
+        hits, hit_bytes = since_reset.pop("hits"), since_reset.pop("hit_bytes")
         completions, submissions = 0, self.submissions
         for operation, count in list(self.of.items()):
-            alone, done = count.alone, count.alone + count.done
-            if operation.name in operations or not (done or count.cached):
+            if operation.name in operations:
+                continue
+            alone, done, cached, cached_bytes = count.alone, count.alone + count.done, count.cached, count.cached_bytes
+            if operation is READ:
+                cached, cached_bytes = cached + hits, cached_bytes + hit_bytes
+            if not (done or cached or count.untold):
                 continue
             completions += done
             submissions += alone
+            by_workers = method == "worker"
             operations[operation.name] = OperationStats(
-                count=done + count.cached,
-                bytes=count.bytes + count.cached_bytes,
+                count=done + cached + count.untold,
+                bytes=count.bytes + cached_bytes,
                 errors=count.errors,
                 cancelled=count.cancelled,
                 short=count.short,
                 retries=count.retries,
-                page_cache=count.cached,
-                inline=count.inline + alone,
-                workers=done if method == "worker" else count.workers,
+                page_cache=cached,
+                inline=0 if by_workers else count.inline + alone,  # a thread that was quick is none
+                workers=done if by_workers else count.workers,
                 slot_waits=count.slot_waits,
                 waited=None if count.waited is None else count.waited.summary(),
             )
@@ -151,6 +184,6 @@ class Counters:
             submissions=submissions,
             completions=completions,
             completions_per_submission=completions / submissions if submissions else 0.0,
-            deepest=max(self.deepest, submissions > 0),  # what was submitted alone, at once, is not looked at
-            **{name: value - self.others.get(name, 0) for name, value in others.items()},
+            deepest=max(self.deepest, int(submissions > 0)),  # what was submitted alone, at once, is not looked at
+            **since_reset,
         )

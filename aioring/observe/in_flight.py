@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from ..handle import COMPLETE, STATES, Handle
 from ..kernel.abi import SQE_ASYNC, SQE_LINK
-from ..operations import is_direct
+from ..operations import CLOSE, is_direct
 
 __all__ = ["InFlight", "context_of", "copied", "of_handle", "of_wait", "record", "target_of", "task_of"]
 
@@ -99,7 +99,7 @@ def record(handle: Handle, ring: str, result: int | None, now: float) -> InFligh
         generation=handle.again,
         state=STATES[COMPLETE] if result is not None else STATES[state],
         operation=operation.name,
-        target=os.fsdecode(handle.name) if by_path else target_of(handle.fd),
+        target=os.fsdecode(handle.name) if by_path else _target(handle, state),
         fd=None if by_path or handle.fd < 0 else handle.fd,
         offset=handle.offset if places else None,
         length=handle.length if places else None,
@@ -111,6 +111,12 @@ def record(handle: Handle, ring: str, result: int | None, now: float) -> InFligh
         coroutine=coroutine,
         result=result,
     )
+
+
+def _target(handle: Handle, state: int) -> str:
+    if handle.operation is CLOSE and state == COMPLETE:
+        return f"fd {handle.fd}"  # by now the number may be another file's
+    return target_of(handle.fd)
 
 
 def _flags(handle: Handle, by_path: bool) -> tuple[str, ...]:

@@ -16,7 +16,12 @@ import logging
 import sys
 import threading
 import time
+import weakref
 from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -34,6 +39,7 @@ _LOOPS = {
     ("asyncio.base_events", "_run_once"), ("asyncio.base_events", "run_forever"), ("asyncio.runners", "run"),
     ("uvloop", "run"), ("trio._core._run", "unrolled_run"),
 }  # fmt: skip
+_DEEP = 200  # frames
 _STILL = 1.0  # seconds after which a loop that still stands still is logged
 
 
@@ -49,9 +55,13 @@ class LoopLag:
         self._late: deque[float] = deque()
         self._take_back: Any = None
         self._mark = time.monotonic()
+        self._who: str | None = None
+        self._said = False
         self._loop.at_close(self.close)
         self._move()
-        threading.Thread(target=self._watch, name="aioring-lag", daemon=True).start()
+        # By a weak reference: a loop that is dropped is not to be kept by who watches it.
+        watching = partial(_watch, weakref.ref(self), self._over, min(self._every / 2, _STILL))
+        threading.Thread(target=watching, name="aioring-lag", daemon=True).start()
 
     def close(self) -> None:
         """Twice is harmless."""
@@ -79,94 +89,124 @@ class LoopLag:
         if not self._over.is_set():
             self._take_back = self._loop.call_later(self._every, self._move)
 
-    def _watch(self) -> None:
+    def look(self) -> None:
         """On our own thread."""
-        who: str | None = None
-        said = False
-        while not self._over.wait(self._every / 2):
-            while self._late:
-                self._log("was late by %.0f ms: %s", self._late.popleft(), who)
-                who, said = None, False
-            late = time.monotonic() - self._mark - self._every
-            if late <= self.threshold:
-                continue
-            if not self._runs():
-                self._mark = time.monotonic()  # nobody runs it just now
-            elif who is None:
-                who = self._who()
-            elif late > _STILL and not said:
-                said = True
-                self._log("has stood still for %.0f ms, and still does: %s", late, who)
         while self._late:
-            self._log("was late by %.0f ms: %s", self._late.popleft(), who)
-            who = None
+            self._log("was late by %.0f ms: %s", self._late.popleft())
+            self._who, self._said = None, False
+        late = time.monotonic() - self._mark - self._every
+        if late <= self.threshold or self._over.is_set():
+            return
+        if not self._runs():
+            self._mark, self._who, self._said = time.monotonic(), None, False  # nobody runs it just now
+        elif self._who is None:
+            self._who = _who(_places_of(self._thread))
+        elif late > _STILL and not self._said:
+            self._said = True
+            self._log("has stood still for %.0f ms, and still does: %s", late)
 
     def _runs(self) -> bool:
         runs = getattr(self._loop.key, "is_running", None)
         return bool(runs()) if runs is not None else True
 
-    def _log(self, text: str, late: float, who: str | None) -> None:
-        blamed = who or "by what, is not known (whoever it was kept the GIL)"
-        fields = {"ms": round(late * 1000, 1), "by": who}
-        logger.warning("the event loop " + text, late * 1000, blamed, extra={"aioring": fields})
-
-    def _who(self) -> str | None:
-        frame = sys._current_frames().get(self._thread)
-        try:
-            return None if frame is None else who(frame)
-        finally:
-            del frame  # it would keep all of the stack's objects alive
+    def _log(self, text: str, late: float) -> None:
+        blamed = self._who or "by what, is not known (whoever it was kept the GIL)"
+        fields = {"ms": round(late * 1000, 1), "by": self._who}
+        with suppress(Exception):  # a handler of somebody's own
+            logger.warning("the event loop " + text, late * 1000, blamed, extra={"aioring": fields})
 
 
-def who(frame: FrameType) -> str:
-    """What the thread is at whose innermost frame this is."""
-    at: FrameType | None = frame
-    while at is not None and _is_library(at):
-        if (_module(at), at.f_code.co_name) in _LOOPS:
-            return "by nobody's code: the loop's thread waits for the GIL, or for a CPU, that others have"
-        at = at.f_back  # json, ssl, pathlib ...: on behalf of whom?
-    at = at or frame
-    if _module(at).partition(".")[0] == _PACKAGE:
-        return f"in {_io(at) or 'aioring'} ({_place(at)})"
-    line = linecache.getline(at.f_code.co_filename, at.f_lineno).strip()
-    return f"not by an I/O of aioring: {_place(at)}" + (f": {line}" if line else "")
+def _watch(find: weakref.ref[LoopLag], over: threading.Event, pause: float) -> None:
+    while not over.wait(pause):
+        lag = find()
+        if lag is None:
+            return
+        lag.look()
+        del lag
+    lag = find()
+    if lag is not None:
+        lag.look()
 
 
-def _io(frame: FrameType) -> str | None:
-    """The I/O that these frames of aioring are at, by what they call their variables."""
-    inside = "io_uring_enter(2), with " if frame.f_code.co_name in ("_enter", "now", "get_events") else ""
-    at: FrameType | None = frame
-    while at is not None and _module(at).partition(".")[0] == _PACKAGE:
-        names = at.f_locals
-        for name in ("handle", "r"):
-            handle = names.get(name)
-            if isinstance(handle, Handle):
-                return inside + _of(handle)
-        fd, offset, n = names.get("fd"), names.get("offset"), names.get("n")
-        if isinstance(fd, int) and isinstance(offset, int) and isinstance(n, int):
-            return f"a read of {n} bytes at {offset} of {target_of(fd)}"
-        at = at.f_back
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is kept of a frame: no object of the application's, so that none is kept alive, or ends in our thread."""
+
+    module: str
+    function: str
+    qualname: str
+    file: str
+    line: int
+    io: tuple[str, Any, int, int | None, int] | None  # operation, path, fd, offset, length
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.qualname}"
+
+
+def _places_of(thread: int) -> list[_Place]:
+    """Where the thread is, from the innermost frame outwards, as far as the loop that runs it."""
+    found: list[_Place] = []
+    frame: FrameType | None = sys._current_frames().get(thread)
+    while frame is not None and len(found) < _DEEP:
+        code, module = frame.f_code, str(frame.f_globals.get("__name__", ""))
+        io = _io(frame.f_locals) if _top(module) == _PACKAGE else None
+        found.append(_Place(module, code.co_name, code.co_qualname, code.co_filename, frame.f_lineno, io))
+        if (module, code.co_name) in _LOOPS:
+            break
+        frame = frame.f_back
+    return found
+
+
+def _io(names: Mapping[str, Any]) -> tuple[str, Any, int, int | None, int] | None:
+    """The I/O that a frame of aioring's own is at, by what it calls its variables."""
+    for name in ("handle", "r"):
+        handle = names.get(name)
+        if isinstance(handle, Handle):
+            offset = handle.offset if handle.operation.transfers else None
+            return handle.operation.name, handle.name, handle.fd, offset, handle.length
+    fd, offset, n = names.get("fd"), names.get("offset"), names.get("n")
+    if type(fd) is int and type(offset) is int and type(n) is int:
+        return "read", None, fd, offset, n
     return None
 
 
-def _of(handle: Handle) -> str:
-    target = handle.name if handle.name is not None else target_of(handle.fd)
-    if handle.operation.transfers:
-        return f"a {handle.operation.name} of {handle.length} bytes at {handle.offset} of {target}"
-    return f"a {handle.operation.name} of {target}"
+def _who(places: list[_Place]) -> str | None:
+    """Whom to name, in words."""
+    if not places:
+        return None
+    # json, ssl, pathlib ...: on behalf of whom?
+    theirs = [number for number, place in enumerate(places) if not _is_library(place.module)]
+    if not theirs and (places[-1].module, places[-1].function) in _LOOPS:
+        return "by nobody's code: the loop's thread waits for the GIL, or for a CPU, that others have"
+    number = theirs[0] if theirs else 0
+    place = places[number]
+    if _top(place.module) != _PACKAGE:
+        line = linecache.getline(place.file, place.line).strip()
+        return f"not by an I/O of aioring: {place}" + (f": {line}" if line else "")
+    what = "aioring"
+    for inner in places[number:]:
+        if _top(inner.module) != _PACKAGE:
+            break
+        if inner.io is not None:
+            what = _words(*inner.io)
+            break
+    inside = "io_uring_enter(2), with " if place.function in ("_enter", "now", "get_events") else ""
+    return f"in {inside}{what} ({place})"
 
 
-def _module(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", ""))
+def _words(operation: str, path: Any, fd: int, offset: int | None, length: int) -> str:
+    target = path if path is not None else target_of(fd)
+    return (
+        f"a {operation} of {target}" if offset is None else f"a {operation} of {length} bytes at {offset} of {target}"
+    )
 
 
-def _is_library(frame: FrameType) -> bool:
-    name = _module(frame).partition(".")[0]
-    return name in sys.stdlib_module_names or name in ("anyio", "trio", "uvloop")  # "__main__" is in neither
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def _place(frame: FrameType) -> str:
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+def _is_library(module: str) -> bool:
+    return _top(module) in sys.stdlib_module_names or _top(module) in ("anyio", "trio", "uvloop")
 
 
 def loop_lag(threshold: float = 0.05) -> LoopLag:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import asdict
 from types import TracebackType
@@ -21,6 +24,7 @@ __all__ = ["SlowIo", "report", "slow_io", "watchers"]
 logger = logging.getLogger("aioring.slow")
 Report = Callable[[InFlight, "Context | None"], object]
 watchers: tuple[SlowIo, ...] = ()
+_lock = threading.Lock()
 limit = math.inf  # the lowest threshold of any of them, in seconds
 
 
@@ -33,7 +37,7 @@ class SlowIo:
 
     def close(self) -> None:
         """Twice is harmless."""
-        _watch(tuple(watcher for watcher in watchers if watcher is not self))
+        _watch(less=self)
 
     def __enter__(self) -> Self:
         return self
@@ -66,13 +70,15 @@ def slow_io(threshold: float, *, report: Report | None = None) -> SlowIo:
         ValueError: `threshold` is negative, or no number.
     """
     watcher = SlowIo(seconds_of(threshold), report or _log)
-    _watch((*watchers, watcher))
+    _watch((watcher,))
     return watcher
 
 
-def _watch(those: tuple[SlowIo, ...]) -> None:
+def _watch(more: tuple[SlowIo, ...] = (), less: SlowIo | None = None) -> None:
     global watchers, limit
-    watchers, limit = those, min((watcher.threshold for watcher in those), default=math.inf)
+    with _lock:  # of those who change it; who looks takes the tuple as it is
+        watchers = tuple(watcher for watcher in (*watchers, *more) if watcher is not less)
+        limit = min((watcher.threshold for watcher in watchers), default=math.inf)
 
 
 def seconds_of(threshold: float) -> float:
@@ -83,18 +89,35 @@ def seconds_of(threshold: float) -> float:
 
 
 def report(handle: Handle, ring: str, now: float) -> None:
-    """The handle is complete, `now`. Called before who awaits it is woken: only then is its name to be had."""
+    """The handle is complete, `now`. Called before who awaits it is woken: only then is its name to be had. Nothing that
+    goes wrong in here may keep anybody from being woken."""
     seconds = now - handle.since
     interested = [watcher for watcher in watchers if seconds >= watcher.threshold]
-    if not interested:
+    if not interested or not handle.since:
         return
     result = handle.done if handle.operation.transfers and handle.res >= 0 else handle.res
-    seen = record(handle, ring, result, now)
+    try:
+        seen, context = record(handle, ring, result, now), context_of(handle)
+    except Exception as error:  # a Task class of somebody's own, say
+        _failed(error)
+        return
     for watcher in interested:
-        try:
-            watcher.report(seen, context_of(handle))
-        except Exception:
-            logger.exception("the report of a slow I/O failed")
+        _tell(watcher, seen, context)
+
+
+def _tell(watcher: SlowIo, seen: InFlight, context: Context | None) -> None:
+    try:
+        watcher.report(seen, context)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # CancelledError, too: it is not the loop's task that was cancelled
+        _failed(error)
+
+
+def _failed(error: BaseException) -> None:
+    # As text: a record may be kept, and with an exception its frames, and in them the handle and its buffer.
+    with suppress(Exception):  # a handler of somebody's own may be what failed
+        logger.error("the report of a slow I/O failed: %s", "".join(traceback.format_exception(error)).strip())
 
 
 def _log(seen: InFlight, _: Context | None) -> None:

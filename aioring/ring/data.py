@@ -49,7 +49,7 @@ class Data(Unseekable):
         mounts.all_local()  # opens the mount table now: later, it might get the number of an fd that was just closed
         self._at_once = self._page_cache_first and engine.method.at_once
         self._reads, self._readintos = engine.counters.of[READ], engine.counters.of[READINTO]
-        self._cache = PageCache(self._at_once, engine.budget, self._reads)
+        self._cache = PageCache(self._at_once, engine.budget)
         self._lent = {}
         self._closing = engine.closing
         engine.budget.on_refill = self._cache.tick
@@ -97,9 +97,8 @@ class Data(Unseekable):
                         got = cache.preadv(fd, views, offset, NOWAIT)
                         if got == n:
                             self._budget.left -= 1
-                            count = cache.reads
-                            count.cached += 1
-                            count.cached_bytes += n  # count
+                            cache.hits += 1
+                            cache.hit_bytes += n  # count
                             return _join(views)
                         got = cache.ended(fd, offset, n, got)
                     except BlockingIOError:
@@ -166,7 +165,7 @@ class Data(Unseekable):
             if got >= 0:
                 return self._cache.taken(got, n)
         try:
-            if self._waits(fd, offset):
+            if self._waits(READ, fd, offset):
                 # A read of no bytes is answered by the kernel at once: nothing is waited for.
                 size = min(define.read(fd, 0, n).length, MOST)
                 memory = bytearray(size)
@@ -266,7 +265,7 @@ class Data(Unseekable):
                 handle.view, handle.address = view, address
                 return await self._transfer(handle)  # type: ignore[no-any-return]
         engine = self._engine
-        if self._waits(fd, offset):
+        if self._waits(READINTO, fd, offset):
             view = lent_writable(buffer)
             return await self._moved(READINTO, define.descriptor(fd), reader((view,)), view.nbytes)
         handle = define.readinto(fd, offset, buffer)
@@ -301,7 +300,7 @@ class Data(Unseekable):
         At most 1,024 buffers (IOV_MAX), as the kernel says it. Buffers and cancelling as `readinto`; errors as there.
         """
         engine = self._engine
-        if self._waits(fd, offset):
+        if self._waits(READV, fd, offset):
             views = [lent_writable(buffer) for buffer in buffers]
             return await self._moved(READV, define.descriptor(fd), reader(views), sum(view.nbytes for view in views))
         handle = define.readv(fd, offset, buffers)
@@ -324,7 +323,7 @@ class Data(Unseekable):
             ValueError, RingClosedError, WrongLoopError: as `read`.
         """
         engine = self._engine
-        if self._waits(fd, offset):
+        if self._waits(WRITE, fd, offset):
             return await self._counted(WRITE, self._write_all(define.descriptor(fd), [lent_bytes(data)]))
         done: int = await self._do_here(engine, define.write(fd, offset, data))
         return done
@@ -335,7 +334,7 @@ class Data(Unseekable):
         At most 1,024 buffers (IOV_MAX). Cancelling and errors as `write`.
         """
         engine = self._engine
-        if self._waits(fd, offset):
+        if self._waits(WRITEV, fd, offset):
             views = [lent_bytes(buffer) for buffer in buffers]
             return await self._counted(WRITEV, self._write_all(define.descriptor(fd), views))
         done: int = await self._do_here(engine, define.writev(fd, offset, buffers))

@@ -85,7 +85,7 @@ class Files(Lifetime):
         except OSError as error:
             if error.errno != errno.ENXIO or not await self._is_fifo(path, dir_fd):
                 raise
-            fd = await self._open_for_reader(path, flags, mode, dir_fd, resolve)
+            fd = await self._open_for_reader(handle, path, flags, mode, dir_fd, resolve)
         return await self._opened_for(fd, flags)
 
     async def _opened_for(self, fd: int, flags: int) -> int:
@@ -116,19 +116,30 @@ class Files(Lifetime):
             return False
 
     async def _open_for_reader(
-        self, path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None, resolve: int
+        self, asked: Handle, path: StrOrBytesPath, flags: int, mode: int, dir_fd: int | None, resolve: int
     ) -> int:
         """Open a FIFO for writing as soon as somebody reads it: until then the kernel says ENXIO."""
         assert self._readiness is not None
         delay = 0.001
-        while True:
-            await self._readiness.sleep(delay)
-            delay = min(delay * 2, _FIFO_DELAY)
-            try:
-                return int(await self._do(define.open_(path, flags | os.O_NONBLOCK, mode, dir_fd, resolve)))
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
+        count = self._counters.of[asked.operation]
+        count.errors -= 1  # that there is nobody yet is no failure; it is one open, however often it is tried
+        try:
+            while True:
+                await self._readiness.sleep(delay)
+                delay = min(delay * 2, _FIFO_DELAY)
+                attempt = define.open_(path, flags | os.O_NONBLOCK, mode, dir_fd, resolve)
+                attempt.booked = True
+                try:
+                    return int(await self._do(attempt))
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+        except OSError as error:
+            count.failed(error)
+            raise
+        except BaseException:
+            count.cancelled += 1
+            raise
 
     async def close(self, fd: int) -> None:
         """Close `fd`, after every operation on it that was asked before through this ring.

@@ -189,6 +189,7 @@ class Lifetime:
 
     def _engine_of(self, loop: Any, method: Method) -> Engine:
         workers = method if isinstance(method, Worker) else Worker(self._workers)
+        self._counters.started()
         self._counters.label = f"{method.name}-{self._number}"
         return Engine(loop, method, workers, self._depth, self._counters)
 

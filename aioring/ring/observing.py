@@ -63,10 +63,12 @@ class Observing(Data):
         self._counters.reset(self._counted_elsewhere())
 
     def _counted_elsewhere(self) -> dict[str, int]:
-        engine = self._started
+        engine, cache = self._started, getattr(self, "_cache", None)
         return {
             "cq_overflows": 0 if engine is None else getattr(engine.method, "overflows", 0),
-            "page_cache_changes": 0 if engine is None else self._cache.changes,
+            "page_cache_changes": 0 if cache is None else cache.changes,
+            "hits": 0 if cache is None else cache.hits,
+            "hit_bytes": 0 if cache is None else cache.hit_bytes,
         }
 
 
@@ -90,10 +92,13 @@ def _handles(engine: Any) -> list[Handle]:
 
 def rings() -> list[Ring]:
     """The open rings of this process, of all threads, oldest first."""
-    found = [ring for find in copied(lambda: _rings.values()) if (ring := find()) is not None]
-    return [ring for ring in found if not ring.closed]  # type: ignore[misc]
+    return [ring for ring in _all() if not ring.closed]  # type: ignore[misc]
 
 
 def in_flight() -> list[InFlight]:
-    """`Ring.in_flight` of all rings of this process."""
-    return sorted((record for ring in rings() for record in ring.in_flight()), key=lambda record: -record.age)
+    """`Ring.in_flight` of all rings of this process; of those as well that are being closed, and wait for what it shows."""
+    return sorted((record for ring in _all() for record in ring.in_flight()), key=lambda record: -record.age)
+
+
+def _all() -> list[Observing]:
+    return [ring for find in copied(lambda: _rings.values()) if (ring := find()) is not None]

@@ -39,7 +39,6 @@ from ..buffers import private, view_address
 from ..engine.budget import INLINE, Budget
 from ..kernel import at_once
 from ..kernel.abi import INT_MAX, OFF_MAX
-from ..observe.counters import Count
 
 __all__ = ["NEVER", "NOWAIT", "SMALL", "PageCache"]
 
@@ -71,14 +70,14 @@ class PageCache:
     The hot read (`data.py`) does `ask` and `taken` for whole hits by itself: `preadv` into `views[n]`, then a join.
     """
 
-    def __init__(self, wanted: bool, budget: Budget, reads: Count | None = None) -> None:
+    def __init__(self, wanted: bool, budget: Budget) -> None:
         self.asking = self.on = wanted and NOWAIT != 0 and _preadv is not None
         self.misses = 0
         self.changes = 0  # of its ways: asking or not, keeping the GIL or not
         self.views: dict[int, _Views] = {}
         self.preadv: _Ask = self._timed
-        self.reads = reads or Count()  # of the hot read; not on the ring, where a class default slows each access
-        self._hits = 0  # of them, at the last miss
+        self.hits = self.hit_bytes = 0  # of the hot read; not on the ring, where a class default slows each access
+        self._hits = 0  # at the last miss
         self._budget = budget
         self._memory: memoryview | None = None
         self._spent = 0.0  # seconds, in the hits of this refill
@@ -138,8 +137,8 @@ class PageCache:
         return got
 
     def miss(self) -> None:
-        if self.reads.cached != self._hits:
-            self._hits, self.misses = self.reads.cached, 0  # not in a row; the hot read does not say so each time
+        if self.hits != self._hits:
+            self._hits, self.misses = self.hits, 0  # not in a row; the hot read does not say so each time
         self.misses += 1
         if self.misses >= _MISSES:
             # The file is cold, or its file system refuses RWF_NOWAIT: asking costs a cold read 10 to 15 %.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..buffers import lent_bytes
 from ..handle import COMPLETE, Handle
-from ..operations import READ, WRITE, is_direct
+from ..operations import READ, WRITE, Operation, is_direct
 from ..readiness import READ as TO_READ
 from . import define
 from .data import Data
@@ -31,16 +31,16 @@ class Start(Data):
         Arguments, errors and cancelling as `read`; bad arguments are raised here, an `OSError` at the `await`. One that
         fails and is never awaited is logged on the logger `aioring`.
         """
-        return self._begin(fd, offset, lambda at: define.read(fd, at, n))
+        return self._begin(READ, fd, offset, lambda at: define.read(fd, at, n))
 
     def start_write(self, fd: int, offset: int, data: Any) -> Pending[int]:
         """A `write` that is staged now: an awaitable for the number of bytes. As `start_read`."""
-        return self._begin(fd, offset, lambda at: define.write(fd, at, data))
+        return self._begin(WRITE, fd, offset, lambda at: define.write(fd, at, data))
 
-    def _begin(self, fd: Any, offset: int, make: Callable[[int], Handle]) -> Pending[Any]:
+    def _begin(self, operation: Operation, fd: Any, offset: int, make: Callable[[int], Handle]) -> Pending[Any]:
         engine = self._engine
         try:
-            waits = self._waits(fd, offset)
+            waits = self._waits(operation, fd, offset)
         except OSError as error:
             handle = make(0)
             handle.exception, handle.res, handle.state = error, -(error.errno or errno.EIO), COMPLETE

@@ -32,12 +32,21 @@ class Unseekable(Lifetime):
         assert self._readiness is not None
         return self._readiness
 
-    @staticmethod
-    def _waits(fd: Any, offset: int) -> bool:
+    def _waits(self, operation: Operation, fd: Any, offset: int) -> bool:
         """Whether this is to be waited for by readiness: the fd cannot seek, and the offset says so.
 
         Raises `OSError` (EBADF; ESPIPE for an offset where there is none) and `ValueError` (-1 where one can seek).
         """
+        try:
+            return self._cannot_seek(fd, offset)
+        except OSError as error:
+            count = self._counters.of[operation]
+            count.untold += 1
+            count.failed(error)
+            raise
+
+    @staticmethod
+    def _cannot_seek(fd: Any, offset: int) -> bool:
         if fd.__class__ is not int:
             fd = define.descriptor(fd)
         if 0 <= fd <= INT_MAX and offset != -1 and at_once.seeks(fd):
@@ -68,14 +77,14 @@ class Unseekable(Lifetime):
         moved = 0
         try:
             moved = await transfer
-        except OSError:
-            count.errors += 1
+        except OSError as error:
+            count.failed(error)
             raise
         except BaseException:
             count.cancelled += 1
             raise
         finally:
-            count.done += 1
+            count.untold += 1
             count.bytes += moved
         return moved
 

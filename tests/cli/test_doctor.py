@@ -218,7 +218,7 @@ def test_what_is_not_ours_to_read(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(pattern(10_000))
     secret.chmod(0o600)
-    report, status = examined(secret, before="import aioring.cli\nos.setuid(65534)")
+    report, status = examined(secret, before="import aioring.cli.doctor\nos.setuid(65534)")
     assert status in (0, 1)
     assert report["path"]["readable"] == {"works": False, "error": "EACCES: Permission denied"}
     assert "It cannot be read (EACCES" in report["verdict"]
@@ -354,7 +354,9 @@ def test_a_reader_that_leaves(tmp_path: Path) -> None:
 
 def test_ctrl_c(tmp_path: Path) -> None:
     """While it hangs on a path: one line, 130."""
-    before = "import aioring.cli.doctor.place as place, time\n"
+    # (A shell that runs tests in the background has its children ignore SIGINT.)
+    before = "import aioring.cli.doctor.place as place, signal, time\n"
+    before += "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     before += "place.look = lambda path: (print('there', flush=True), time.sleep(20))"
     program = [sys.executable, "-c", CHILD.format(before=before), "doctor", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -366,3 +368,80 @@ def test_ctrl_c(tmp_path: Path) -> None:
     _, err = child.communicate(timeout=10)
     assert err == "aioring: interrupted\n"
     assert child.returncode == 130
+
+
+# --- whatever the environment holds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AIORING_DEPTH", "abc"),
+        ("AIORING_METHOD", "bogus"),
+        ("AIORING_TRACK_TIMING", "maybe"),
+        ("AIORING_WORKERS", "-3"),
+    ],
+)
+def test_settings_that_make_no_sense(name: str, value: str, tmp_path: Path) -> None:
+    report, status = examined(tmp_path, before=f"os.environ[{name!r}] = {value!r}")
+    assert status == 2
+    assert report["method"] is None
+    assert value in report["verdict"]
+
+
+def shell(command: str, path: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`command` with DOCTOR in it, by a shell."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    line = command.replace("DOCTOR", f'"{sys.executable}" -m aioring doctor "$1"')
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}", "bash", str(path)], capture_output=True, text=True, check=False,
+        cwd=ROOT, env=environment, timeout=20,
+    )  # fmt: skip
+
+
+def test_a_reader_that_leaves_does_not_change_the_verdict(tmp_path: Path) -> None:
+    status = shell("DOCTOR", tmp_path).returncode
+    assert status in (0, 1)
+    assert shell("DOCTOR | true", tmp_path).returncode == status
+    assert shell("DOCTOR >&-", tmp_path).returncode == status
+    assert shell("DOCTOR --json >&-", tmp_path).returncode == status
+    assert shell("DOCTOR >&-", tmp_path).stderr == ""
+
+
+def test_an_output_that_is_full(tmp_path: Path) -> None:
+    done = shell("DOCTOR > /dev/full", tmp_path)
+    assert done.stderr == "aioring: the output cannot be written: No space left on device\n"
+    assert done.returncode == 2
+
+
+def test_a_path_that_the_output_has_no_letters_for(tmp_path: Path) -> None:
+    folder = tmp_path / "uml-ü"
+    folder.mkdir()
+    for command in ("DOCTOR", "DOCTOR --json"):
+        done = shell(command, folder, PYTHONIOENCODING="ascii")
+        assert done.stderr == ""
+        assert done.returncode in (0, 1)
+        assert "uml-" in done.stdout
+
+
+def test_a_process_that_may_write_no_file(tmp_path: Path) -> None:
+    done = shell("ulimit -f 0; DOCTOR --json", tmp_path)
+    report = json.loads(done.stdout)
+    assert report["method"] is not None, report
+    assert "EFBIG" in report["features"]["refused"]["write"]
+    assert "read" not in report["features"]["refused"]
+    assert "Without opcodes" not in report["verdict"]  # that is no opcode's fault
+
+
+def test_a_folder_to_which_may_only_be_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was made and cannot be unlinked is said by name."""
+    if subprocess.run(["chattr", "+a", tmp_path], capture_output=True, check=False).returncode:
+        pytest.skip("no chattr here, or no file system for it")
+    monkeypatch.setattr(doctor.place, "_O_TMPFILE", 0)
+    try:
+        found = doctor.place.look(str(tmp_path))
+    finally:
+        subprocess.run(["chattr", "-a", tmp_path], check=True)
+    (left,) = tmp_path.iterdir()
+    assert str(left) in found["writable"]["error"]
+    left.unlink()

@@ -108,3 +108,24 @@ async def test_only_those_that_took_long(anyio_backend: Any, fd: int) -> None:
     with_spans.close()
     assert exporter.get_finished_spans() == ()
     provider.shutdown()
+
+
+async def test_what_nobody_awaits_lies_under_no_span(anyio_backend: Any, fd: int) -> None:
+    """Not under that of whoever's context the loop happens to run us in."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    method = Held(1)
+    with_spans = instrument(spans=True, tracer_provider=provider)
+    async with aioring.Ring(method=method) as ring:
+        with provider.get_tracer("test").start_as_current_span("of another"):
+            read = ring.start_read(fd, 0, 10)
+        await anyio.sleep(0.01)
+        method.let_go()
+        while not read.done():
+            await anyio.sleep(0.001)
+        await read
+    with_spans.close()
+    spans: dict[str, Any] = {span.name: span for span in exporter.get_finished_spans()}
+    assert spans["aioring read"].parent is None
+    provider.shutdown()

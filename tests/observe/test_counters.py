@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -11,8 +12,10 @@ from typing import Any
 
 import anyio
 import pytest
+import uvloop
 
 import aioring
+from aioring.methods.sync import Sync
 from aioring.testing import Scripted
 from tests.conftest import pattern
 from tests.harness import Held
@@ -196,25 +199,6 @@ async def test_timing_by_the_environment(anyio_backend: Any, fd: int, monkeypatc
     assert aioring.Ring(track_timing=False).stats().operations == {}  # a keyword argument wins
 
 
-async def test_the_page_cache_steps_changes_are_counted(anyio_backend: Any, tmp_path: Path) -> None:
-    path = tmp_path / "cold"
-    path.write_bytes(os.urandom(4 << 20))
-    fd = os.open(path, os.O_RDWR)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-    async with aioring.Ring() as ring:
-        if not ring._cache.on:
-            pytest.skip("no RWF_NOWAIT here")
-        for i in range(40):
-            await ring.read(fd, i * 65536, 4096)
-        stats = ring.stats()
-    os.close(fd)
-    if stats.operations["read"].page_cache:
-        pytest.skip("this file system keeps what it was told to drop")
-    assert stats.page_cache_changes == 1  # it stopped asking
-
-
 def test_seconds_run_from_the_reset() -> None:
     ring = aioring.Ring()
     time.sleep(0.01)
@@ -222,3 +206,146 @@ def test_seconds_run_from_the_reset() -> None:
     assert 0.01 <= before < 5
     ring.reset_stats()
     assert ring.stats().seconds < before
+
+
+async def test_opens_by_either_call_are_one_operation(ring: aioring.Ring, path: Path) -> None:
+    for resolve in (0, aioring.RESOLVE_NO_SYMLINKS, 0, aioring.RESOLVE_NO_SYMLINKS):
+        await ring.close(await ring.open(path, os.O_RDONLY, resolve=resolve))
+    stats = ring.stats()
+    assert (stats.operations["open"].count, stats.operations["close"].count) == (4, 4)
+
+
+class Told(Sync):
+    """How often it is told of something."""
+
+    times = 0
+
+    def submit(self, staged: Any) -> None:
+        self.times += bool(staged)
+        super().submit(staged)
+
+
+async def test_every_telling_is_a_submission(anyio_backend: Any, fd: int) -> None:
+    method = Told()
+
+    async def read() -> None:
+        for i in range(50):
+            await ring.read(fd, i, 10)
+
+    async with aioring.Ring(method=method, page_cache_first=False) as ring:
+        async with anyio.create_task_group() as group:
+            for _ in range(40):
+                group.start_soon(read)
+        stats = ring.stats()
+    assert stats.submissions == method.times
+    assert stats.completions == 2000
+    assert type(stats.deepest) is int
+
+
+async def test_what_completes_in_the_flush_that_submits_it_is_inline(anyio_backend: Any, fd: int) -> None:
+    """However many: more than are told in one tick."""
+    async with aioring.Ring(method=Sync(), page_cache_first=False) as ring:
+        for read in [ring.start_read(fd, i, 1) for i in range(100)]:
+            await read
+        assert ring.stats().operations["read"].inline == 100
+
+
+async def test_an_open_that_waits_for_a_fifos_reader_is_one(ring: aioring.Ring, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    opened: list[int] = []
+
+    async def write() -> None:
+        opened.append(await ring.open(fifo, os.O_WRONLY))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(write)
+        await anyio.sleep(0.1)
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    count = ring.stats().operations["open"]
+    assert (count.count, count.errors, count.cancelled) == (1, 0, 0)
+    for fd in (reader, *opened):
+        os.close(fd)
+
+
+async def test_a_bad_fd_is_an_error_of_its_operation(ring: aioring.Ring, fd: int) -> None:
+    with pytest.raises(OSError, match="Bad file"):
+        await ring.read(1 << 20, 0, 10)
+    with pytest.raises(OSError, match="Bad file"):
+        await ring.write(1 << 20, 0, b"x")
+    with pytest.raises(OSError, match="Bad file"):
+        await ring.start_read(1 << 20, 0, 10)
+    read, write = ring.stats().operations["read"], ring.stats().operations["write"]
+    assert (read.count, read.errors, write.count, write.errors) == (2, 2, 1, 1)
+
+
+async def test_a_wait_that_the_close_of_its_pipe_ends_was_cancelled(ring: aioring.Ring) -> None:
+    read, write = os.pipe()
+    async with anyio.create_task_group() as group:
+
+        async def waits() -> None:
+            with pytest.raises(OSError, match="ancel"):
+                await ring.read(read, -1, 10)
+
+        group.start_soon(waits)
+        await anyio.sleep(0.01)
+        await ring.close(read)
+    os.close(write)
+    count = ring.stats().operations["read"]
+    assert (count.count, count.cancelled, count.errors) == (1, 1, 0)
+    if ring.method == "worker":
+        assert count.workers == 0
+
+
+async def test_what_a_ring_gives_up_at_its_end_is_counted(anyio_backend: Any, fd: int) -> None:
+    method = Held(1, cancel="loses")
+    ring = aioring.Ring(method=method)
+    await ring.start()
+    read = ring.start_read(fd, 0, 10)
+    await anyio.sleep(0.01)
+    with pytest.warns(ResourceWarning):
+        await ring.aclose(timeout=0.01)
+    with pytest.raises(aioring.RingClosedError):
+        await read
+    assert ring.stats().operations["read"].cancelled == 1
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_the_page_cache_steps_changes_and_what_a_reset_leaves_alone(run: Any, fd: int) -> None:
+    """The step goes by misses in a row, and hits are what parts them."""
+
+    async def main() -> None:
+        async with aioring.Ring() as ring:
+            cache = ring._cache
+            cache.asking = cache.on = True
+            cache.views[10] = cache._cut(10)
+            cache.preadv = lambda *_: 10  # as if all were cached
+            for _ in range(15):
+                cache.miss()
+            await ring.read(fd, 0, 10)
+            ring.reset_stats()
+            cache.miss()
+            assert cache.asking
+            assert ring.stats().page_cache_changes == 0
+            for _ in range(15):
+                cache.miss()
+            assert not cache.asking
+            assert ring.stats().page_cache_changes == 1
+            for _ in range(512):
+                cache.skip()
+            assert cache.asking
+            assert ring.stats().page_cache_changes == 2
+            ring.reset_stats()
+            assert ring.stats().page_cache_changes == 0
+
+    run(main())
+
+
+def test_seconds_begin_with_the_ring_and_not_with_its_object(fd: int) -> None:
+    async def main() -> float:
+        ring = aioring.Ring()
+        time.sleep(0.1)
+        async with ring:
+            return ring.stats().seconds
+
+    assert asyncio.run(main()) < 0.1

@@ -272,3 +272,44 @@ def test_two_loops_of_two_threads_are_seen_together(fd: int) -> None:
         assert (found["here"].offset, found["there"].offset) == (8, 7)
 
     asyncio.run(main())
+
+
+async def test_what_a_ring_waits_for_that_is_being_closed(anyio_backend: Any, fd: int) -> None:
+    method = Held(1, cancel="loses")
+    ring = aioring.Ring(method=method)
+    await ring.start()
+    read = ring.start_read(fd, 0, 10)
+    async with anyio.create_task_group() as group:
+        group.start_soon(ring.aclose)
+        await anyio.sleep(0.02)
+        assert ring not in aioring.rings()
+        assert [(record.operation, record.flags[-1]) for record in aioring.in_flight()] == [("read", "cancelling")]
+        method.let_go()
+    try:
+        assert await read == WHOLE[:10]
+    except aioring.RingClosedError:
+        pass  # it was cut short, and was not continued
+
+
+async def test_an_age_counts_from_when_it_was_asked_for(anyio_backend: Any, path: Path) -> None:
+    """Also behind a close's users, and behind the links before it."""
+    method = Held(1, short=0.0, soft=0.0)
+    fd, other = os.open(path, os.O_RDWR), os.open(path, os.O_RDWR)
+
+    async def chain() -> None:
+        async with ring.chain() as chain:
+            chain.fsync(other)
+            chain.write(other, 0, b"x")
+
+    async with aioring.Ring(method=method) as ring:
+        async with anyio.create_task_group() as group:
+            group.start_soon(ring.read, fd, 0, 10)
+            await anyio.sleep(0.01)
+            group.start_soon(ring.close, fd)
+            group.start_soon(chain)
+            await anyio.sleep(0.05)
+            ages = {record.operation: record.age for record in ring.in_flight()}
+            method.let_go()
+    os.close(other)
+    assert set(ages) == {"read", "close", "fsync", "write"}
+    assert all(40_000 < age < 10_000_000 for age in ages.values()), ages

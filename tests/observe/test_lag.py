@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import linecache
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -190,3 +193,80 @@ async def test_a_plain_open_that_blocks_is_named(anyio_backend: Any, tmp_path: P
         text = await until_one(lines)
     assert "not by an I/O of aioring" in text
     assert 'open(fifo, "rb")' in text
+
+
+def test_who_was_to_blame_before_the_loop_rested_is_not_named_again(lines: list[Any]) -> None:
+    async def culprit_a() -> None:
+        aioring.loop_lag(0.05)
+        await asyncio.sleep(0.1)
+        time.sleep(0.2)
+
+    async def culprit_b() -> None:
+        await asyncio.sleep(0.1)
+        time.sleep(0.2)
+        await asyncio.sleep(0.2)
+
+    with asyncio.Runner() as runner:
+        runner.run(culprit_a())
+        time.sleep(0.2)
+        runner.run(culprit_b())
+    assert "culprit_b" in lines[-1].getMessage()
+
+
+def test_a_threshold_beyond_all_clocks() -> None:
+    async def main() -> None:
+        with aioring.loop_lag(1e11):
+            await asyncio.sleep(0.05)
+            assert [thread for thread in threading.enumerate() if thread.name == "aioring-lag"]
+
+    asyncio.run(main())
+
+
+def test_a_loop_that_is_dropped_is_not_kept() -> None:
+    program = """if True:
+        import asyncio, gc, threading, time, weakref, aioring
+
+        async def begin():
+            aioring.loop_lag(0.02)
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(begin())
+        gone = weakref.ref(loop)
+        del loop
+        until = time.monotonic() + 5
+        while (gone() is not None or len(threading.enumerate()) > 1) and time.monotonic() < until:
+            gc.collect()
+            time.sleep(0.01)
+        print(gone(), len(threading.enumerate()))
+    """
+    root = str(Path(aioring.__file__).resolve().parent.parent)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=root)
+    assert done.stdout == "None 1\n", done
+
+
+async def test_no_object_of_the_applications_is_kept_by_who_looks(
+    anyio_backend: Any, lines: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source line is read from a disk that is slow; the frame is gone by then."""
+    alive: list[bool] = []
+
+    class Thing:
+        pass
+
+    def getline(*_: object) -> str:
+        time.sleep(0.3)
+        alive.append(find() is not None)
+        return ""
+
+    monkeypatch.setattr(linecache, "getline", getline)
+
+    def work() -> weakref.ref[Thing]:
+        thing = Thing()
+        time.sleep(0.2)
+        return weakref.ref(thing)
+
+    with aioring.loop_lag(0.05):
+        await anyio.sleep(0.05)
+        find = work()
+        await until_one(lines)
+    assert alive == [False]

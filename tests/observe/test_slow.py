@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import errno
+import gc
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ import anyio
 import pytest
 
 import aioring
+from aioring.handle import Handle
+from aioring.observe import slow
 from aioring.testing import Scripted
 from tests.harness import Held
 
@@ -125,7 +130,9 @@ async def test_a_report_that_fails_ends_nothing(anyio_backend: Any, fd: int, lin
     async with aioring.Ring(method=Scripted(1)) as ring:
         with aioring.slow_io(0.0, report=fails):
             assert len(await ring.read(fd, 0, 10)) == 10
-    assert [line.getMessage() for line in lines] == ["the report of a slow I/O failed"]
+    (text,) = [line.getMessage() for line in lines]
+    assert text.startswith("the report of a slow I/O failed: Traceback")
+    assert text.endswith("RuntimeError: no")
 
 
 async def test_two_at_once_and_each_ends_by_itself(anyio_backend: Any, fd: int) -> None:
@@ -147,3 +154,83 @@ async def test_two_at_once_and_each_ends_by_itself(anyio_backend: Any, fd: int) 
 def test_a_threshold_that_makes_no_sense(threshold: float) -> None:
     with pytest.raises(ValueError, match="threshold"):
         aioring.slow_io(threshold)
+
+
+class Fails(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("the log is broken")
+
+
+async def test_a_log_that_is_broken_keeps_nobody_waiting(anyio_backend: Any, fd: int) -> None:
+    handler, logger = Fails(), logging.getLogger("aioring.slow")
+    logger.addHandler(handler)
+    try:
+        async with aioring.Ring(method=Scripted(1)) as ring:
+            with aioring.slow_io(0.0), anyio.fail_after(5):
+                assert len(await ring.read(fd, 0, 10)) == 10
+                await ring.fsync(fd)
+            assert ring.in_flight() == []
+            assert ring._started.live == {}
+            assert ring.stats().operations["read"].count == 1
+    finally:
+        logger.removeHandler(handler)
+
+
+async def test_a_report_that_cancels_is_no_cancel(anyio_backend: Any, fd: int, lines: list[Any]) -> None:
+    def cancels(*_: object) -> None:
+        raise anyio.get_cancelled_exc_class() if anyio_backend[0] == "asyncio" else KeyError
+
+    async with aioring.Ring(method=Scripted(1)) as ring:
+        with aioring.slow_io(0.0, report=cancels), anyio.fail_after(5):
+            assert len(await ring.read(fd, 0, 10)) == 10
+        assert ring.stats().operations["read"].count == 1
+    assert len(lines) == 1
+
+
+def test_a_task_of_somebodys_own_whose_name_fails(fd: int) -> None:
+    class Nameless(asyncio.Task[Any]):
+        def get_name(self) -> str:
+            raise RuntimeError("no name")
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(
+            lambda loop, coroutine, **options: Nameless(coroutine, loop=loop, **options)  # type: ignore[arg-type]
+        )
+        async with aioring.Ring(method=Scripted(1)) as ring:
+            with aioring.slow_io(0.0):
+                assert len(await asyncio.create_task(ring.read(fd, 0, 10))) == 10
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+
+
+def test_watchers_come_and_go_in_many_threads() -> None:
+    def work() -> None:
+        for _ in range(300):
+            aioring.slow_io(1.0).close()
+
+    before = slow.watchers
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert slow.watchers == before
+
+
+async def test_who_holds_what_a_report_failed_on(anyio_backend: Any, fd: int, lines: list[Any]) -> None:
+    """The log keeps the traceback, and that must not keep the handle and its buffer."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no")
+
+    def handles() -> int:
+        gc.collect()
+        return sum(type(thing) is Handle for thing in gc.get_objects())
+
+    async with aioring.Ring(method=Scripted(1)) as ring:
+        before = handles()
+        with aioring.slow_io(0.0, report=fails):
+            for _ in range(5):
+                await ring.read(fd, 0, 10)
+        assert handles() <= before
+    assert len(lines) == 5

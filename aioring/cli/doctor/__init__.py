@@ -45,7 +45,8 @@ def add_to(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> None:
+    """Print what is found, and leave the exit status in `arguments.status`, whatever becomes of the printing."""
     if not arguments.json:
         # A name that was mistyped is no finding.
         try:
@@ -53,13 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             print(f"aioring doctor: {arguments.path}: {reason}", file=sys.stderr)
-            return BROKEN
-    report, status = examine(arguments.path)
+            arguments.status = BROKEN
+            return
+    report, arguments.status = examine(arguments.path)
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
         show(report)
-    return status
 
 
 def examine(path: str, method: Any = None) -> tuple[dict[str, Any], int]:

@@ -54,7 +54,8 @@ def look(path: str) -> dict[str, Any]:
             fd, found["readable"] = (made, _works()) if stat.S_ISDIR(st.st_mode) else _open(found["path"], stack)
             if fd < 0 and stat.S_ISDIR(st.st_mode):
                 fd, found["readable"] = _any_file(folder, stack)
-            found["reflink"] = _reflink(made, folder)
+            left = found["writable"]["error"] if found["writable"]["works"] else None
+            found["reflink"] = _reflink(made, folder) if left is None else _untried("what is made there stays")
         elif stat.S_ISBLK(st.st_mode):
             fd, found["readable"] = _open(found["path"], stack)
             found["reflink"] = _untried("a device")
@@ -94,10 +95,15 @@ def _make(folder: str, stack: ExitStack) -> tuple[int, Tried, Tried]:
     if fd < 0:
         try:
             fd, name = tempfile.mkstemp(prefix=".aioring-doctor-", dir=folder)
-            os.unlink(name)
         except OSError as error:
             return -1, {"works": False, "error": reason_of(error)}, unnamed
-    stack.callback(os.close, fd)
+        stack.callback(os.close, fd)
+        try:
+            os.unlink(name)
+        except OSError as error:  # a folder to which may only be added
+            return fd, {"works": True, "error": f"{name} was left behind: {reason_of(error)}"}, unnamed
+    else:
+        stack.callback(os.close, fd)
     try:
         os.pwrite(fd, os.urandom(_SIZE), 0)
     except OSError as error:

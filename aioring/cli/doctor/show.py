@@ -20,7 +20,12 @@ def show(report: dict[str, Any]) -> None:
     except ImportError:
         _plain(report)
     else:
-        _rich(report, Console(highlight=False))
+
+        class Ours(Console):
+            def on_broken_pipe(self) -> None:
+                raise  # as print() does; rich's own ends the program with status 1
+
+        _rich(report, Ours(highlight=False))
 
 
 def _plain(report: dict[str, Any]) -> None:
@@ -156,7 +161,7 @@ def _tried(tried: dict[str, Any] | None) -> str:
     if tried is None:
         return "-"
     if tried["works"]:
-        return "yes"
+        return f"yes: {tried['error']}" if tried["error"] else "yes"
     return f"{'no' if tried['works'] is False else 'not tried'}: {tried['error']}"
 
 

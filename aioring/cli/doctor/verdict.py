@@ -13,6 +13,7 @@ _LOST = (
 _SYSCALLS = "io_uring_setup, io_uring_enter and io_uring_register"
 _MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 _FAR = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse", "ceph", "afs", "virtiofs")
+_SANDBOX = ("EPERM", "EACCES", "ENOSYS", "EOPNOTSUPP", "EINVAL")  # what one answers where it refuses an opcode
 _FEW_FDS = 256
 
 
@@ -50,7 +51,8 @@ def _about_io_uring(report: dict[str, Any], advice: list[str]) -> str:
     else:
         sentence += ", in an older form: completions interrupt the loop's thread (no DEFER_TASKRUN)."
         advice.append("Linux 6.1 or later has IORING_SETUP_DEFER_TASKRUN: fewer interruptions, more reads a second")
-    missing = sorted({*features["missing_opcodes"], *features["refused"]})
+    sandboxed = {name for name, why in features["refused"].items() if why.partition(":")[0] in _SANDBOX}
+    missing = sorted({*features["missing_opcodes"], *sandboxed})
     if missing:
         sentence += f" Without opcodes here, and so done by worker threads or refused: {', '.join(missing)}."
     if liburing["used"] == "system calls" and liburing["AIORING_LIBURING"] != "none":
