@@ -279,6 +279,7 @@ async def test_what_a_ring_waits_for_that_is_being_closed(anyio_backend: Any, fd
     ring = aioring.Ring(method=method)
     await ring.start()
     read = ring.start_read(fd, 0, 10)
+    await seen(ring, 1)  # submitted: what is only staged is not waited for
     async with anyio.create_task_group() as group:
         group.start_soon(ring.aclose)
         await anyio.sleep(0.02)
