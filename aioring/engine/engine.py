@@ -360,7 +360,7 @@ class Engine(Cancelling):
                                 count.inline += 1  # count
                             if timed:
                                 took = timed - handle.since if handle.since else 0.0
-                                if count.waited is not None:
+                                if took and count.waited is not None:
                                     count.waited.add(took)
                                 if took >= limit:
                                     slow.report(handle, self.counters.label, timed)

@@ -6,7 +6,8 @@
     REGISTRY.register(RingCollector())
 
 Nothing is done until somebody scrapes; then `ring.stats()` and `ring.in_flight()` of every open ring of the process are
-read, from whatever thread asks. `ring.reset_stats()` looks to Prometheus like a restart, which `rate()` knows about.
+read, from whatever thread asks. `ring.reset_stats()` looks to Prometheus like a restart, which `rate()` knows about. The
+label `ring` has the ring's number: a ring that is closed is gone, and who makes many short-lived ones makes many series.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import pytest
 from aioring.cli import doctor
 from aioring.cli.doctor import surroundings
 from aioring.cli.doctor.verdict import verdict
-from tests.cli.test_doctor import CHILD, ROOT, examined
+from tests.cli.test_doctor import ONCE, ROOT, examined
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_a_cgroups_limits(tmp_path: Path) -> None:
         pytest.skip(f"no cgroup can be made here: {error}")
     try:
         before = f"open({str(inner / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))"
-        program = [sys.executable, "-c", CHILD.format(before=before), "doctor", "--json", str(tmp_path)]
+        program = [sys.executable, "-c", ONCE.format(before=before), "doctor", "--json", str(tmp_path)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
     finally:
