@@ -14,7 +14,6 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from math import inf
 from time import perf_counter
 from typing import Any
@@ -271,11 +270,8 @@ class Engine(Cancelling):
             if len(self.live) > self.counters.deepest:  # count
                 self.counters.deepest = len(self.live)  # count
             self.method.reap()
-            if len(self.completed) > _TOLD:  # count
-                self.counters.found_inline(self.live, islice(self.completed, _TOLD, None), moment)  # count
-            self.counters.inline = moment
+            self.counters.inline, self.counters.found = moment, len(self.completed)  # count
             self._complete_all()
-            self.counters.inline = 0.0
             if self._again:
                 self._again = False
                 self.counters.submissions += 1
@@ -336,7 +332,8 @@ class Engine(Cancelling):
         handle: Handle | None = None  # not to be held beyond this turn
         try:
             self._completing = True
-            for _ in range(min(len(completed), _TOLD)):  # never what came since entry (invariant 8)
+            now = min(len(completed), _TOLD)  # never what came since entry (invariant 8)
+            for _ in range(now):
                 token, res = completed[0]
                 try:
                     handle = live.get(token)
@@ -378,6 +375,8 @@ class Engine(Cancelling):
         finally:
             self._completing = False
             del handle
+        if inline:  # count
+            self.counters.told(now)  # count
         if completed:
             self.doorbell.ring()  # the rest in the next tick
         if self.backlog:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,7 +71,9 @@ class OperationStats:
     short: int  # transfers that stopped short and were continued
     retries: int  # EINTR and EAGAIN answers that were asked again
     page_cache: int  # served in place from what the kernel has cached (`open` and `stat`: the path)
-    inline: int  # complete as soon as they were submitted
+    inline: (
+        int  # complete as soon as they were submitted (at least: what is told after the next flush is not looked at)
+    )
     workers: int  # told to the ring's worker threads
     slot_waits: int  # waited for one of the ring's `depth` slots
     waited: Waited | None  # from being asked to being complete, of those that waited; None without `track_timing`
@@ -122,7 +123,8 @@ class Counters:
         self.track_timing = track_timing
         self.label = ""  # of the ring, once it has a method
         self.moment = 0.0  # when this tick's flush was scheduled: `since` of what was asked for in it
-        self.inline = 0.0  # in a flush, while what completed at once is told: the `since` of what it submitted
+        self.inline = 0.0  # while what a flush found complete is told: the `since` of what it submitted
+        self.found = 0  # how much of that has not been told
         self.of: dict[Operation, Count] = _ByOperation(track_timing)
         self.submissions = self.deepest = 0
         self.others: dict[str, int] = {}  # what the others had counted at the last reset
@@ -135,12 +137,11 @@ class Counters:
         self.others = others
         self._since = time.monotonic()
 
-    def found_inline(self, live: Mapping[int, Any], completed: Iterable[tuple[int, int]], moment: float) -> None:
-        """What was submitted in this flush and is complete, but is told in a later tick."""
-        for token, _ in completed:
-            handle = live.get(token)
-            if handle is not None and handle.since == moment:
-                self.of[handle.operation].inline += 1
+    def told(self, n: int) -> None:
+        """So many of what the flush found complete have been told."""
+        self.found -= n
+        if self.found <= 0:
+            self.inline = 0.0
 
     def started(self) -> None:
         self._since = time.monotonic()
