@@ -4,7 +4,7 @@ Some facts about what is counted
 --------------------------------
 * One I/O is one: a short transfer that is continued, or EINTR, makes no second one of it. It is counted when its outcome is
   known, failed and cancelled ones too, with the bytes that it moved. (A large read is as many as it has pieces.)
-* Counting is always on: it costs a hit of the page cache about 1 % and an I/O through the ring less. Looking at the clock
+* Counting is always on: it costs a hit of the page cache 2 to 3 % and an I/O through the ring 2 to 4. Looking at the clock
   costs more, so time waited is kept only where `track_timing` asks for it. As in PostgreSQL it is the time of those that
   had to wait: what was had in place books none.
 * The loop's thread counts, any thread may look. What is read while it counts may be one I/O old.
