@@ -26,7 +26,7 @@ import select
 import stat
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
@@ -35,7 +35,6 @@ from typing import Any, Protocol
 from .errors import RingClosedError, os_error
 from .kernel.at_once import tee
 from .loops import Loop
-from .observe.in_flight import copied
 
 __all__ = ["Readiness"]
 
@@ -179,14 +178,9 @@ class Readiness:
             finally:
                 engine.release(fd, user)
 
-    def waits(self) -> list[tuple[int, str, _Wait]]:
-        """Who waits for which fd, to "read" or to "write". From any thread."""
-        return [
-            (file.asked, name, wait)
-            for file in copied(lambda: self._by_dup.values())
-            for way, name in ((READ, "read"), (WRITE, "write"))
-            for wait in copied(lambda: file.lines[way])  # noqa: B023 - called at once
-        ]
+    def files(self) -> Collection[_File]:
+        """What is waited for, with who waits in its `lines`, to READ and to WRITE: a view, which goes on changing."""
+        return self._by_dup.values()
 
     def begin(self, fd: int, user: object) -> _File:
         """Hold what `fd` means now, for a transfer whose task has still to run."""

@@ -3,8 +3,10 @@ runs in a task group."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -12,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from aioring.testing import Scripted
 
-__all__ = ["SOON", "Held", "Outcome", "all_over", "begin", "ticks"]
+__all__ = ["SOON", "Held", "Outcome", "all_over", "begin", "logged", "ticks"]
 
 SOON = 3.0  # seconds: what takes longer hangs
 
@@ -45,6 +47,23 @@ class Held(Scripted):
         self._limit.cancel()
         self.held = False
         self._doorbell.ring()
+
+
+@contextlib.contextmanager
+def logged(name: str) -> Iterator[list[Any]]:
+    """What is logged under this name, as it is logged."""
+    records: list[Any] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    handler, logger = Keep(), logging.getLogger(name)
+    logger.addHandler(handler)
+    try:
+        yield records
+    finally:
+        logger.removeHandler(handler)
 
 
 class Outcome:

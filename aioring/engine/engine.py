@@ -50,11 +50,9 @@ class Engine(Cancelling):
     attributes than there are: CPython looks up those of an instance that has over 30 the slow way, all of them.
     """
 
-    def __init__(
-        self, loop: Loop, method: Method, workers: Worker, depth: int, counters: Counters | None = None
-    ) -> None:
+    def __init__(self, loop: Loop, method: Method, workers: Worker, depth: int, counters: Counters) -> None:
         super().__init__()
-        self.counters = counters or Counters()
+        self.counters = counters
         self.loop = loop
         self.method = method
         self.workers = workers
@@ -332,8 +330,8 @@ class Engine(Cancelling):
         handle: Handle | None = None  # not to be held beyond this turn
         try:
             self._completing = True
-            now = min(len(completed), _TOLD)  # never what came since entry (invariant 8)
-            for _ in range(now):
+            told = min(len(completed), _TOLD)  # never what came since entry (invariant 8)
+            for _ in range(told):
                 token, res = completed[0]
                 try:
                     handle = live.get(token)
@@ -376,7 +374,7 @@ class Engine(Cancelling):
             self._completing = False
             del handle
         if inline:  # count
-            self.counters.told(now)  # count
+            self.counters.told(told)  # count
         if completed:
             self.doorbell.ring()  # the rest in the next tick
         if self.backlog:

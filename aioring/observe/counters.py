@@ -42,12 +42,12 @@ class Count:
         self.cached += 1
         self.cached_bytes += nbytes
 
-    def failed(self, error: OSError) -> None:
-        """One ended so; that it did end is counted by who calls."""
-        if error.errno == errno.ECANCELED:
-            self.cancelled += 1
-        else:
+    def failed(self, error: BaseException) -> None:
+        """One ended so, by an errno or by a cancel; that it did end is counted by who calls."""
+        if isinstance(error, OSError) and error.errno != errno.ECANCELED:
             self.errors += 1
+        else:
+            self.cancelled += 1
 
     def reset(self) -> None:
         self.cached = self.cached_bytes = 0  # served in place from what the kernel has cached

@@ -22,13 +22,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any
 
 from ..handle import Handle
 from ..loops import current
 from .in_flight import target_of
-from .slow import seconds_of
+from .watching import Watching, seconds_of
 
 __all__ = ["LoopLag", "loop_lag"]
 
@@ -43,7 +43,7 @@ _DEEP = 200  # frames
 _STILL = 1.0  # seconds after which a loop that still stands still is logged
 
 
-class LoopLag:
+class LoopLag(Watching):
     """What `loop_lag` gives: `close` it, or leave its `with` block, to end it. It ends with its loop, too."""
 
     def __init__(self, threshold: float) -> None:
@@ -71,14 +71,6 @@ class LoopLag:
         if self._take_back is not None and self._loop.running_here():
             self._take_back()
         self._loop.done()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _move(self) -> None:
         """On the loop."""

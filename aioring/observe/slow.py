@@ -13,11 +13,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import asdict
-from types import TracebackType
-from typing import Self
 
 from ..handle import Handle
 from .in_flight import InFlight, context_of, record
+from .watching import Watching, seconds_of
 
 __all__ = ["SlowIo", "report", "slow_io", "watchers"]
 
@@ -28,7 +27,7 @@ _lock = threading.Lock()
 limit = math.inf  # the lowest threshold of any of them, in seconds
 
 
-class SlowIo:
+class SlowIo(Watching):
     """What `slow_io` gives: `close` it, or leave its `with` block, and nothing is logged any more."""
 
     def __init__(self, threshold: float, report: Report) -> None:
@@ -38,14 +37,6 @@ class SlowIo:
     def close(self) -> None:
         """Twice is harmless."""
         _watch(less=self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<aioring.slow_io({self.threshold!r}){'' if self in watchers else ', closed'}>"
@@ -79,13 +70,6 @@ def _watch(more: tuple[SlowIo, ...] = (), less: SlowIo | None = None) -> None:
     with _lock:  # of those who change it; who looks takes the tuple as it is
         watchers = tuple(watcher for watcher in (*watchers, *more) if watcher is not less)
         limit = min((watcher.threshold for watcher in watchers), default=math.inf)
-
-
-def seconds_of(threshold: float) -> float:
-    seconds = float(threshold)
-    if not seconds >= 0:
-        raise ValueError(f"threshold {threshold!r}: must be a number of seconds, not negative")
-    return seconds
 
 
 def report(handle: Handle, ring: str, now: float) -> None:

@@ -134,11 +134,8 @@ class Files(Lifetime):
                 except OSError as error:
                     if error.errno != errno.ENXIO:
                         raise
-        except OSError as error:
+        except BaseException as error:
             count.failed(error)
-            raise
-        except BaseException:
-            count.cancelled += 1
             raise
 
     async def close(self, fd: int) -> None:

@@ -11,6 +11,7 @@ from ..engine.chains import Chain
 from ..handle import Handle
 from ..observe.counters import RingStats
 from ..observe.in_flight import InFlight, copied, of_handle, of_wait
+from ..readiness import READ as TO_READ, WRITE as TO_WRITE
 from .data import Data
 
 if TYPE_CHECKING:
@@ -46,8 +47,14 @@ class Observing(Data):
         ring, now = self._label, perf_counter()
         results = dict(copied(lambda: engine.completed))
         found = [record for handle in _handles(engine) if (record := of_handle(handle, ring, results, now)) is not None]
-        if self._readiness is not None:
-            found += [of_wait(wait, ring, operation, fd, now) for fd, operation, wait in self._readiness.waits()]
+        ready = self._readiness
+        if ready is not None:
+            found += [
+                of_wait(wait, ring, name, file.asked, now)
+                for file in copied(ready.files)
+                for way, name in ((TO_READ, "read"), (TO_WRITE, "write"))
+                for wait in copied(lambda: file.lines[way])  # noqa: B023 - called at once
+            ]
         return sorted(found, key=lambda record: -record.age)
 
     def stats(self) -> RingStats:

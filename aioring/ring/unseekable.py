@@ -77,11 +77,8 @@ class Unseekable(Lifetime):
         moved = 0
         try:
             moved = await transfer
-        except OSError as error:
+        except BaseException as error:
             count.failed(error)
-            raise
-        except BaseException:
-            count.cancelled += 1
             raise
         finally:
             count.untold += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import linecache
-import logging
 import os
 import subprocess
 import sys
@@ -22,22 +21,13 @@ import uvloop
 
 import aioring
 from aioring.methods.sync import Sync
+from tests.harness import logged
 
 
 @pytest.fixture
 def lines() -> Iterator[list[Any]]:
-    """What is logged, as it is logged."""
-    records: list[Any] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record)
-
-    handler = Keep()
-    logger = logging.getLogger("aioring.lag")
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
+    with logged("aioring.lag") as records:
+        yield records
 
 
 async def until_one(lines: list[Any]) -> str:

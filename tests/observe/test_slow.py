@@ -20,25 +20,15 @@ import aioring
 from aioring.handle import Handle
 from aioring.observe import slow
 from aioring.testing import Scripted
-from tests.harness import Held
+from tests.harness import Held, logged
 
 who: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
 
 
 @pytest.fixture
 def lines() -> Iterator[list[Any]]:
-    """What is logged, as it is logged."""
-    records: list[Any] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            records.append(record)
-
-    handler = Keep()
-    logger = logging.getLogger("aioring.slow")
-    logger.addHandler(handler)
-    yield records
-    logger.removeHandler(handler)
+    with logged("aioring.slow") as records:
+        yield records
 
 
 async def test_a_slow_read_is_one_line_with_its_task_and_its_file(

@@ -6,14 +6,13 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from ...buffers import alloc
 from ...kernel.statx import direct_alignment
-from .surroundings import reason_of, text_of
+from .surroundings import mount_table, reason_of, text_of
 
 __all__ = ["look"]
 
@@ -71,6 +70,10 @@ def _works() -> Tried:
     return {"works": True, "error": None}
 
 
+def _no(error: OSError) -> Tried:
+    return {"works": False, "error": reason_of(error)}
+
+
 def _refused(error: OSError) -> Tried:
     # Not allowed to try is another answer than "no".
     works = None if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT) else False
@@ -91,12 +94,12 @@ def _make(folder: str, stack: ExitStack) -> tuple[int, Tried, Tried]:
         except OSError as error:
             unnamed = _refused(error)
             if unnamed["works"] is None:
-                return -1, {"works": False, "error": unnamed["error"]}, unnamed
+                return -1, _no(error), unnamed
     if fd < 0:
         try:
             fd, name = tempfile.mkstemp(prefix=".aioring-doctor-", dir=folder)
         except OSError as error:
-            return -1, {"works": False, "error": reason_of(error)}, unnamed
+            return -1, _no(error), unnamed
         stack.callback(os.close, fd)
         try:
             os.unlink(name)
@@ -107,7 +110,7 @@ def _make(folder: str, stack: ExitStack) -> tuple[int, Tried, Tried]:
     try:
         os.pwrite(fd, os.urandom(_SIZE), 0)
     except OSError as error:
-        return -1, {"works": False, "error": reason_of(error)}, unnamed
+        return -1, _no(error), unnamed
     return fd, _works(), unnamed
 
 
@@ -115,7 +118,7 @@ def _open(path: str, stack: ExitStack) -> tuple[int, Tried]:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        return -1, {"works": False, "error": reason_of(error)}
+        return -1, _no(error)
     stack.callback(os.close, fd)
     return fd, _works()
 
@@ -131,7 +134,7 @@ def _any_file(folder: str, stack: ExitStack) -> tuple[int, Tried]:
                         if fd >= 0:
                             return fd, tried
     except OSError as error:
-        return -1, {"works": False, "error": reason_of(error)}
+        return -1, _no(error)
     return -1, _untried("nothing there to read")
 
 
@@ -179,20 +182,15 @@ def _reflink(fd: int, folder: str) -> Tried:
         import fcntl
     except ImportError:
         return _untried("not on this platform")
-    with _another(folder) as target:
+    with ExitStack() as stack:
+        target = _make(folder, stack)[0]
         if target < 0:
             return _untried("nothing can be made there")
         try:
             fcntl.ioctl(target, _FICLONE, fd)
         except OSError as error:
-            return {"works": False, "error": reason_of(error)}
+            return _no(error)
     return _works()
-
-
-@contextmanager
-def _another(folder: str) -> Iterator[int]:
-    with ExitStack() as stack:
-        yield _make(folder, stack)[0]
 
 
 # --- where it is ------------------------------------------------------------------------------------------------------
@@ -203,12 +201,7 @@ def _mount(path: str, device: int) -> dict[str, Any]:
     found: dict[str, Any] = {"file_system": None, "mount": None, "source": None, "read_only": None}
     number = f"{os.major(device)}:{os.minor(device)}"
     best = -1
-    for line in (text_of("/proc/self/mountinfo") or "").splitlines():
-        # 36 35 98:0 /root /mount rw,noatime ... - type source rw,...
-        left, _, right = line.partition(" - ")
-        fields, rest = left.split(" "), right.split(" ")
-        if len(fields) < 6 or len(rest) < 3:
-            continue
+    for fields, rest in mount_table():
         where = _unescaped(fields[4])
         above = path == where or path.startswith(where.rstrip("/") + "/")
         # btrfs gives its subvolumes devices that the table does not have.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["cgroup_mounts", "container", "kernel", "limits", "reason_of", "text_of"]
+__all__ = ["cgroup_mounts", "container", "kernel", "limits", "mount_table", "reason_of", "text_of"]
 
 _UNLIMITED = 1 << 60  # version 1 says it with a number near 2**63
 _SECCOMP = {"0": "none", "1": "strict", "2": "filter"}
@@ -75,13 +75,21 @@ def limits() -> dict[str, Any]:
     return found
 
 
+def mount_table() -> Iterator[tuple[list[str], list[str]]]:
+    """proc_pid_mountinfo(5): of each mount the fields before the dash, and type, source and options behind it."""
+    for line in (text_of("/proc/self/mountinfo") or "").splitlines():
+        # 36 35 98:0 /root /mount rw,noatime ... - type source rw,...
+        left, _, right = line.partition(" - ")
+        fields, rest = left.split(" "), right.split(" ")
+        if len(fields) >= 6 and len(rest) >= 3:
+            yield fields, rest
+
+
 def cgroup_mounts() -> dict[str, Path]:
     """Where the cgroups are mounted (proc_pid_mountinfo(5)): by controller, and "" for version 2."""
     found: dict[str, Path] = {}
-    for line in (text_of("/proc/self/mountinfo") or "").splitlines():
-        left, _, right = line.partition(" - ")
-        fields, rest = left.split(" "), right.split(" ")
-        if len(fields) > 4 and len(rest) > 2 and rest[0] in ("cgroup", "cgroup2"):
+    for fields, rest in mount_table():
+        if rest[0] in ("cgroup", "cgroup2"):
             for controller in rest[2].split(",") if rest[0] == "cgroup" else ("",):
                 found.setdefault(controller, Path(fields[4]))
     return found
