@@ -80,18 +80,16 @@ class Engine(Cancelling):
             self.depth = method.start(self.doorbell, depth, self.live, self.completed)
             if workers is not method:
                 workers.start(self.doorbell, depth, self.live, self.completed)
-            self._lean = self._surely_taken()
+            self._lean = {operation: counters.of[operation] for operation in self._surely_taken()}
         except BaseException:
             self.doorbell.close()
             raise
 
-    def _surely_taken(self) -> frozenset[Operation]:
+    def _surely_taken(self) -> list[Operation]:
         """The transfers that the method takes whatever their arguments, if they are of at least one byte."""
-        sure = set()
-        for operation in (READ, READINTO, READV, WRITE, WRITEV):
-            if self._note is None and self.method.takes(Handle(operation, length=1)):
-                sure.add(operation)
-        return frozenset(sure)
+        if self._note is not None:
+            return []
+        return [o for o in (READ, READINTO, READV, WRITE, WRITEV) if self.method.takes(Handle(o, length=1))]
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -135,7 +133,7 @@ class Engine(Cancelling):
             handle.served_by = self.method.name
             try:
                 if self._now(handle):
-                    count = self.counters.of[handle.operation]  # count
+                    count = self._lean[handle.operation]  # count
                     count.alone += 1  # count
                     count.bytes += handle.length  # count
                     if self.held:
@@ -258,21 +256,20 @@ class Engine(Cancelling):
             self._flush_soon = False
             if self.ended:
                 return
-            moment = self.counters.moment
+            counters = self.counters
+            moment = counters.moment
             if self.staged or self.for_workers:  # count
-                self.counters.submissions += 1  # count
+                counters.submissions += 1  # count
             # Empty lines too: cancels may be waiting.
             self.method.submit(self.staged)
             if self.for_workers or self.workers.waiting():
                 self.workers.submit(self.for_workers)
-            if len(self.live) > self.counters.deepest:  # count
-                self.counters.deepest = len(self.live)  # count
             self.method.reap()
-            self.counters.inline, self.counters.found = moment, len(self.completed)  # count
+            counters.inline, counters.found = moment, len(self.completed)  # count
             self._complete_all()
             if self._again:
                 self._again = False
-                self.counters.submissions += 1
+                counters.submissions += 1
                 self.method.submit(self.staged)  # before anybody can close its fd
                 self.method.reap()
                 self._complete_all()
@@ -292,8 +289,6 @@ class Engine(Cancelling):
             if self.staged:
                 self.counters.submissions += 1  # count
                 self.method.submit(self.staged)  # what did not fit a queue that was full, or was staged in this tick
-                if len(self.live) > self.counters.deepest:  # count
-                    self.counters.deepest = len(self.live)  # count
                 self.method.reap()
             self._complete_all()
         except BaseException:
@@ -322,12 +317,16 @@ class Engine(Cancelling):
         if self._completing:
             return  # called from a completion: the turn that deals with it goes on
         completed, live = self.completed, self.live
-        counts, inline = self.counters.of, self.counters.inline  # count
-        timed = 0.0
-        limit = slow.limit
-        if self.counters.track_timing or limit != inf:  # count
-            timed = perf_counter()  # count
         handle: Handle | None = None  # not to be held beyond this turn
+        # What is alike and was asked for in one tick mostly completes in a row: such a run is counted in one go.
+        counters, since, n, nbytes, late = self.counters, -1.0, 0, 0, False  # count
+        operation = READ  # count
+        now = before = 0.0  # count
+        if counters.track_timing or slow.limit != inf:  # count
+            now = perf_counter()  # count
+            before = now - slow.limit  # count
+        if len(live) > counters.deepest:  # count
+            counters.deepest = len(live)  # count
         try:
             self._completing = True
             told = min(len(completed), _TOLD)  # never what came since entry (invariant 8)
@@ -348,17 +347,15 @@ class Engine(Cancelling):
                         handle.done = handle.res = res
                         handle.state = COMPLETE
                         if handle.on_done is None and not handle.orphan and not self.closing and not self.held:
-                            count = counts[handle.operation]  # count
-                            count.done += 1  # count
-                            count.bytes += res  # count
-                            if inline and handle.since == inline:  # count
-                                count.inline += 1  # count
-                            if timed:
-                                took = timed - handle.since if handle.since else 0.0
-                                if took and count.waited is not None:
-                                    count.waited.add(took)
-                                if took >= limit:
-                                    slow.report(handle, self.counters.label, timed)
+                            if handle.since != since or handle.operation is not operation:  # count
+                                if n:  # count
+                                    counters.run(operation, n, nbytes, since, now)  # count
+                                operation, since, n, nbytes = handle.operation, handle.since, 0, 0  # count
+                                late = 0.0 < since <= before  # count
+                            n += 1  # count
+                            nbytes += res  # count
+                            if late:  # count
+                                slow.report(handle, counters.label, now)  # count
                             waiter = handle.waiter
                             if waiter is not None and not waiter.done():
                                 waiter.set_result(None)
@@ -373,8 +370,12 @@ class Engine(Cancelling):
         finally:
             self._completing = False
             del handle
-        if inline:  # count
-            self.counters.told(told)  # count
+            if n:  # count
+                counters.run(operation, n, nbytes, since, now)  # count
+        if counters.inline:  # count
+            counters.found -= told  # count
+            if counters.found <= 0:  # count
+                counters.inline = 0.0  # count
         if completed:
             self.doorbell.ring()  # the rest in the next tick
         if self.backlog:

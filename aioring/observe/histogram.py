@@ -1,17 +1,21 @@
 """How long I/Os were waited for, as HdrHistogram keeps it: exact counts in buckets that grow with the value.
 
-Each power of two of nanoseconds is cut into 16 buckets, so a percentile is off by 3 % at most (the middle of a bucket is
-given), whether it is 2 us or 20 s, in 5 KB and with one list access for each I/O.
+Each power of two is cut into 16 buckets that are wider by the same factor, so a percentile is off by 2.2 % at most (the
+middle of a bucket is given), whether it is 2 us or 20 s, in 5 KB and with one list access. The bucket is found by a
+logarithm because that is the cheapest way in CPython: `int()` and shifts take three times as long.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor, log2
 
 __all__ = ["Histogram", "Waited"]
 
-_BITS = 4  # 16 buckets to a power of two
-_BUCKETS = (41 - _BITS) << _BITS  # up to 2**40 ns: 18 minutes; what took longer is counted in the last one
+_CUT = 16  # buckets to a power of two
+_LEAST = -30  # the first begins at 2**-30 s, 1 ns; what took less is counted in it
+_FIRST = _LEAST * _CUT
+_BUCKETS = 10 * _CUT - _FIRST  # up to 2**10 s, 17 minutes; what took longer is counted in the last one
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +33,17 @@ class Waited:
 class Histogram:
     """One operation's. `add` is for one thread; `summary` may be called from another while it goes on."""
 
-    __slots__ = ("_at", "_buckets", "_last", "_total", "_worst")
+    __slots__ = ("_buckets", "_total", "_worst")
 
     def __init__(self) -> None:
         self._buckets = [0] * _BUCKETS
-        self._last, self._at = 0.0, 0  # the last value, and where it was counted
         self._total = 0.0
         self._worst = 0.0
 
-    def add(self, seconds: float) -> None:
-        if seconds == self._last:
-            # What was asked for in one tick, and told in one, took the same time to a bit.
-            self._buckets[self._at] += 1
-            self._total += seconds
-            return
-        ns = max(int(seconds * 1e9), 0)
-        shift = max(ns.bit_length() - _BITS - 1, 0)
-        self._last, self._at = seconds, min((shift << _BITS) + (ns >> shift), _BUCKETS - 1)
-        self._buckets[self._at] += 1
-        self._total += seconds
+    def add(self, seconds: float, n: int = 1) -> None:
+        at = floor(log2(seconds) * _CUT) - _FIRST if seconds > 1e-9 else 0
+        self._buckets[at if at < _BUCKETS else -1] += n
+        self._total += seconds * n
         if seconds > self._worst:
             self._worst = seconds
 
@@ -65,7 +61,5 @@ def _at(buckets: list[int], count: int, share: float) -> float:
     for number, n in enumerate(buckets):
         seen += n
         if n and seen >= wanted:
-            shift = max((number >> _BITS) - 1, 0)
-            low = (number - (shift << _BITS)) << shift
-            return (low + ((1 << shift) - 1) / 2) * 1e-9
+            return float(2 ** ((number + 0.5) / _CUT + _LEAST))
     return 0.0
