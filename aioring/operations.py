@@ -1,9 +1,9 @@
 """The table of operations: one row each. The hinge of the house.
 
 A row says what an operation is called, which opcode io_uring has for it, how its SQE is filled in, which blocking call
-does the same, and what its result is made of. Every method reads the same row: `io_uring` turns it into an SQE, `worker`
-and `sync` call the blocking equivalent and hand back what a CQE would carry (`res >= 0`, or `-errno`). Everything after
-that is written once, above the methods.
+does the same, what its result is made of, and what of it can be had at once: by a call that is proven not to wait. Every
+method reads the same row: `io_uring` turns it into an SQE, `worker` and `sync` call the blocking equivalent and hand back
+what a CQE would carry (`res >= 0`, or `-errno`). Everything after that is written once, above the methods.
 
 Adding an operation is one row here and one public method in `ring/`.
 """
@@ -89,6 +89,9 @@ class Operation:
     retries: bool = True  # EINTR and EAGAIN are asked again
     fits: Callable[[Any], bool] | None = None  # whether the SQE can carry these arguments
     place: Callable[[Any], int] | None = None  # a transfer of one buffer: finds its address (`pack`, without the tuple)
+    # The result in place, with the GIL in hand, by a call that never waits; None: it might wait, or something is wrong.
+    # (Of a read it is RWF_NOWAIT, which has a room of its own: ring/page_cache.py.)
+    at_once: Callable[[Any], Any] | None = None
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -248,6 +251,16 @@ def _open(r: Request, _: int) -> int:
     return at_once.openat(r.fd, r.path or b"", r.flags, r.mode)
 
 
+_MAKES = os.O_CREAT | os.O_TRUNC | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
+
+
+def _open_at_once(r: Request) -> int | None:
+    """openat2(2) with RESOLVE_CACHED, of what makes nothing. The fd comes with O_NONBLOCK: on a FIFO without a peer it
+    would block else."""
+    fd = -1 if r.flags & _MAKES else at_once.open_cached(r.fd, r.path or b"", r.flags)
+    return None if fd < 0 else fd
+
+
 def _pack_openat2(r: Request) -> Sqe:
     how = abi.pack_open_how(r.flags & _WORD, r.mode, r.resolve)
     r.keep = how
@@ -279,6 +292,12 @@ def _stat(r: Request, _: int) -> int:
         dir_fd = None if r.fd == abi.AT_FDCWD else r.fd
         r.value = os.stat(r.name, dir_fd=dir_fd, follow_symlinks=not r.flags & abi.AT_SYMLINK_NOFOLLOW)
     return 0
+
+
+def _stat_at_once(r: Request) -> os.stat_result | None:
+    if r.flags & abi.AT_EMPTY_PATH:
+        return at_once.stat_of_fd(r.fd)
+    return at_once.stat_cached(r.fd, r.path or b"", not r.flags & abi.AT_SYMLINK_NOFOLLOW)
 
 
 def _stat_result(r: Request, _: int) -> os.stat_result:
@@ -429,11 +448,14 @@ SYNC_RANGE = Operation(
     _nothing,
     fits=_length_fits,
 )
-OPEN = Operation("open", abi.OP_OPENAT, _pack_open, _open, _number, breaks=True)
+OPEN = Operation("open", abi.OP_OPENAT, _pack_open, _open, _number, breaks=True, at_once=_open_at_once)
 OPENAT2 = Operation("open", abi.OP_OPENAT2, _pack_openat2, _openat2, _number, breaks=True)
 # EINTR from close(2) means that the fd is gone on Linux: asking again would close somebody else's.
-CLOSE = Operation("close", abi.OP_CLOSE, lambda r: (r.fd, 0, 0, 0, 0), _close, _nothing, breaks=True, retries=False)
-STAT = Operation("stat", abi.OP_STATX, _pack_stat, _stat, _stat_result)
+CLOSE = Operation(
+    "close", abi.OP_CLOSE, lambda r: (r.fd, 0, 0, 0, 0), _close, _nothing, breaks=True, retries=False,
+    at_once=lambda r: at_once.close_read_only(r.fd) or None,
+)  # fmt: skip
+STAT = Operation("stat", abi.OP_STATX, _pack_stat, _stat, _stat_result, at_once=_stat_at_once)
 TRUNCATE = Operation(
     "truncate", abi.OP_FTRUNCATE, lambda r: (r.fd, r.length, 0, 0, 0), _truncate, _nothing, settles=True
 )

@@ -113,6 +113,15 @@ class Fences:
                     users.add(what)
         return users
 
+    def uses(self, fd: int) -> bool:
+        """Whether `fd` may be in use by somebody, or is being closed: a close of it has to stand in line. Looks through
+        what is in flight only where that is little."""
+        if self.closing or self.held:
+            return fd in self.closing or fd in self.held or bool(self._users(fd))
+        if self.staged or self.for_workers or self.backlog or len(self.live) > 64:
+            return True
+        return any(handle.fd == fd or handle.fd2 == fd for handle in self.live.values())
+
     def _go_if_free(self, owner: Handle | Chain, fds: list[int]) -> None:
         fences = [fence for fd in fds if (fence := self.closing.get(fd)) is not None and fence.owner is owner]
         # All are up, nobody is before any of them, and it has not gone yet.

@@ -17,7 +17,7 @@ from .abi import INT_MAX, LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pa
 from .mounts import all_local, kind
 
 __all__ = [
-    "Iovec2", "address_of", "fallocate", "flags_of", "get_errno", "is_memory", "open_cached",
+    "Iovec2", "address_of", "close_read_only", "fallocate", "flags_of", "get_errno", "is_memory", "open_cached",
     "openat", "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
@@ -97,6 +97,7 @@ def openat(dir_fd: int, path: bytes, flags: int, mode: int) -> int:
 
 
 _O_PATH = getattr(os, "O_PATH", 0)
+_NO_READ_ONLY = os.O_WRONLY | os.O_RDWR | _O_PATH
 _close: Any = ctypes.PyDLL(None).close
 _open_how_bytes = ctypes.c_size_t(OPEN_HOW_BYTES)
 
@@ -125,6 +126,20 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
     how = pack_open_how((flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
     fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
     return fd
+
+
+def close_read_only(fd: int) -> bool:
+    """close(2) where it cannot wait: of what was opened for reading only, on a local file system, as a regular file. False:
+    it might, or anything is wrong. (A written file's may start to write it out; a socket's may linger.)"""
+    flags = flags_of(fd)
+    if flags == -1 or flags & _NO_READ_ONLY or not (all_local() or kind(fd)):
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+    except OSError:
+        return False
+    return bool(_close(fd) == 0)
 
 
 def is_memory(fd: int) -> bool:

@@ -7,10 +7,12 @@ import fcntl
 import os
 import stat as _stat
 import sys
+from typing import Any
 
 from ..engine import Engine
 from ..handle import Handle
-from ..kernel import abi, at_once, mounts
+from ..kernel import abi, mounts
+from ..operations import CLOSE
 from ..readiness import is_fifo
 from . import define
 from .define import StrOrBytesPath
@@ -20,7 +22,6 @@ __all__ = ["Files"]
 
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _NEVER_WAITS = os.O_NONBLOCK | getattr(os, "O_PATH", 0)
-_MAKES = os.O_CREAT | os.O_TRUNC | getattr(os, "O_TMPFILE", 0) & ~os.O_DIRECTORY
 _FIFO_DELAY = 0.02  # seconds: see readiness.py, why a FIFO's peer has to be asked for
 
 
@@ -63,13 +64,10 @@ class Files(Lifetime):
         dir_fd: int | None,
         resolve: int,
     ) -> int:
-        if self._at_once and not flags & _MAKES and not resolve and handle.fd not in engine.closing:
-            await self._unit(engine, handle)
-            fd = at_once.open_cached(handle.fd, handle.path or b"", handle.flags)
-            if fd >= 0:
-                engine.counters.of[handle.operation].had()
-                engine.give_up(handle)  # before it waits for a FIFO's peer
-                return await self._opened_for(fd, flags)
+        found: int | None = await self._in_place(engine, handle)
+        if found is not None:
+            engine.give_up(handle)  # before it waits for a FIFO's peer
+            return await self._opened_for(found, flags)
         if not mounts.all_local():
             handle.by_workers = True  # io_uring, too, opens in place what is cached, and waits for FUSE's server
         if flags & _NEVER_WAITS or flags & _ACCESS == os.O_RDWR:
@@ -143,13 +141,23 @@ class Files(Lifetime):
 
         Waits on what cannot seek are cancelled with ECANCELED. Operations asked meanwhile come after the close.
 
+        Of a regular file on a local file system that was opened for reading only, nothing waits: it is closed in place,
+        within the budget of a tick, where nothing else is under way on it.
+
         Cancelling returns at once and does not stop the close: an fd that was given up does not stay open.
 
         Raises:
             OSError: as close(2): EBADF, EIO ... The fd is gone all the same, except after EBADF.
             RingClosedError, WrongLoopError: as `open`.
         """
-        await self._engine.do(define.close(fd))  # no checkpoint before: a task that is cancelled already closes, too
+        # No checkpoint before, and no waiting for a unit: a task that is cancelled already closes, too.
+        engine, handle = self._engine, define.close(fd)
+        if self._at_once and engine.budget.left > 0 and not engine.uses(handle.fd):
+            engine.budget.left -= 1
+            if CLOSE.at_once is not None and CLOSE.at_once(handle):
+                engine.counters.of[CLOSE].had()
+                return
+        await engine.do(handle)
 
     async def stat(
         self, path: StrOrBytesPath | int, *, dir_fd: int | None = None, follow_symlinks: bool = True
@@ -166,29 +174,30 @@ class Files(Lifetime):
         """
         handle = define.stat(path, dir_fd, follow_symlinks)
         engine = self._engine
-        if self._at_once and handle.fd not in engine.closing:
-            try:
-                await self._unit(engine, handle)
-                found = (
-                    at_once.stat_of_fd(handle.fd)
-                    if isinstance(path, int)
-                    else at_once.stat_cached(handle.fd, handle.path or b"", follow_symlinks)
-                )
-                if found is not None:
-                    engine.counters.of[handle.operation].had()
-                    return found
-                result: os.stat_result = await engine.do(handle)
-            finally:
-                engine.give_up(handle)  # its fd, which it held if it was parked
-        else:
-            result = await self._do(handle)
+        try:
+            found = await self._in_place(engine, handle)
+            result: os.stat_result = await engine.do(handle) if found is None else found
+        finally:
+            engine.give_up(handle)  # its fd, which it held if it was parked
         return result
+
+    async def _in_place(self, engine: Engine, handle: Handle) -> Any:
+        """What of its row can be had at once, at the price of a unit of the budget; None: it has to be asked for.
+
+        Parked until there is a unit, its fd is in use and, for a close, stays so until the caller gives it up.
+        """
+        await engine.loop.checkpoint()
+        at_once = handle.operation.at_once
+        if at_once is None or not self._at_once or handle.fd in engine.closing:
+            return None
+        await self._unit(engine, handle)
+        found = at_once(handle)
+        if found is not None:
+            engine.counters.of[handle.operation].had()
+        return found
 
     @staticmethod
     async def _unit(engine: Engine, handle: Handle) -> None:
-        """Take a unit of the budget. Parked until there is one, its fd is in use and, for a close, stays so until
-        the caller gives it up."""
-        await engine.loop.checkpoint()
         if engine.budget.left > 0:
             engine.budget.left -= 1
             return

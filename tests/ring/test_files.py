@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import aioring
 from aioring.testing import Recording, Trace
 from tests.conftest import pattern
+from tests.harness import Held, all_over, begin, ticks
 
 WHOLE = pattern(100_000)
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE, UNSHARE_RANGE = 1, 2, 8, 16, 32, 64
@@ -665,3 +667,47 @@ async def test_an_operation_in_a_chain_is_submitted_too(path: Path, folder: int,
         assert (await put, await got) == (3, b"abc")
         assert [e.operation for e in trace if e.what == "submitted"] == ["write", "fsync", "read", "rename", "close"]
         assert engine.workers.carried_out == engine.workers.threads() == 0
+
+
+# --- at once ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "flags", "in_place"),
+    [
+        ("data", os.O_RDONLY, True),
+        ("data", os.O_RDWR, False),
+        ("data", os.O_WRONLY, False),
+        ("data", getattr(os, "O_PATH", 0), False),
+        ("/dev/null", os.O_RDONLY, False),
+        (".", os.O_RDONLY, False),
+    ],
+)
+async def test_what_is_closed_in_place(anyio_backend: Any, path: Path, what: str, flags: int, in_place: bool) -> None:
+    async with aioring.Ring() as ring:
+        if not ring._at_once:
+            pytest.skip("nothing is had at once here")
+        fd = os.open(path if what == "data" else what, flags)
+        await ring.close(fd)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        close = ring.stats().operations["close"]
+        assert (close.count, close.page_cache, close.errors) == (1, int(in_place), 0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            await ring.close(fd)
+
+
+async def test_a_close_in_place_waits_for_what_is_under_way(anyio_backend: Any, path: Path) -> None:
+    held = Held(1)
+    async with aioring.Ring(method=held) as ring, anyio.create_task_group() as group:
+        ring._at_once = True  # as if it asked the page cache
+        fd = os.open(path, os.O_RDONLY)
+        read = begin(group, ring.read, fd, 0, 10)
+        await ticks(3)
+        close = begin(group, ring.close, fd)
+        await ticks(3)
+        assert not close.done
+        os.fstat(fd)  # open
+        held.let_go()
+        await all_over(read, close)
+        assert (read.value, close.error) == (pattern(10), None)
