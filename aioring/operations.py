@@ -166,6 +166,8 @@ def _write(r: Request, most: int) -> int:
     assert data is not None
     if n != len(data):
         data = memoryview(data)[r.done : r.done + n]
+    if r.offset == abi.MAX_OFFSET:
+        return os.write(r.fd, data)  # at the fd's own position, which O_APPEND moves to the end: see files/ring_io.py
     return os.pwrite(r.fd, data, r.offset + r.done)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import RingClosedError, os_error
 from ..handle import COMPLETE, Handle
+from ..kernel.abi import MAX_OFFSET
 from ..kernel.statx import direct_alignment
 from ..methods import Method
 from ..methods.worker import Worker
@@ -52,6 +53,8 @@ class Results(Fences):
                 return -errno.ECANCELED
             self.counters.of[operation].short += 1
             handle.again += 1
+            if handle.offset == MAX_OFFSET:
+                handle.offset = 0  # the rest; only O_APPEND is asked so, and overrules it
             return None
         if res >= 0:
             if res == 0 and operation.transfers and not operation.reads and handle.done < handle.length:

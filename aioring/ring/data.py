@@ -151,6 +151,16 @@ class Data(Unseekable):
             return data
         return await self._read(known.fd, offset, n, known)
 
+    def _at_hand(self, known: Known, offset: int, n: int) -> bytes | None:
+        """What `_read_known` would return without suspending, or None. The caller has paid for it, and is on our loop."""
+        if known.regular and known.fd not in self._closing:
+            got = known.ask(self._cache, offset, n)
+            if got >= 0:
+                self._reads.cached += 1
+                self._reads.cached_bytes += got
+                return self._cache.taken(got, n)
+        return None
+
     async def _read(self, fd: Any, offset: int, n: int, known: Known | None = None) -> bytes:
         """All that is unusual: another loop, a budget that is spent, a closed ring, arguments that are not plain."""
         engine = self._engine

@@ -54,6 +54,10 @@ class Files(Lifetime):
         finally:
             engine.give_up(handle)  # its directory, which it held while it was parked
 
+    async def _open_file(self, path: StrOrBytesPath, flags: int) -> int:
+        """`open` for a file object, which raises the audit event of the built-in `open` itself."""
+        return await self._open(self._engine, define.open_(path, flags, 0o666, None, 0), path, flags, 0o666, None, 0)
+
     async def _open(
         self,
         engine: Engine,

@@ -37,10 +37,11 @@ class Known:
 
     __slots__ = ("_refused", "_residency", "fd", "regular", "way")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, regular: bool | None = None) -> None:
         self.fd = fd
         self.way = NOWAIT
-        self.regular = stat.S_ISREG(os.fstat(fd).st_mode)  # and so can seek
+        # And so can seek.
+        self.regular = stat.S_ISREG(os.fstat(fd).st_mode) if regular is None else regular
         self._refused = 0
         self._residency: Residency | None = None
 

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import os_error
 from ..kernel import at_once
 from ..kernel.abi import INT_MAX
-from ..operations import Operation, rest_of
+from ..operations import READ, WRITE, Operation, rest_of
 from ..readiness import READ as TO_READ, WRITE as TO_WRITE, Attempt, Readiness
 from . import define
 from .lifetime import Lifetime
@@ -70,6 +70,17 @@ class Unseekable(Lifetime):
     async def _moved(self, operation: Operation, fd: int, attempt: Attempt, n: int) -> int:
         """A read of `n` bytes at most, waited for and counted: how many came."""
         return await self._counted(operation, self._unseekable.transfer(fd, TO_READ, attempt, n=n))
+
+    async def _receive(self, fd: int, memory: bytearray) -> int:
+        """What is there, once there is something, for a file's raw layer: one transfer into `memory`."""
+        self._engine  # noqa: B018 - whether it may be used here and now
+        return await self._moved(READ, fd, reader((memory,)), len(memory))
+
+    async def _send(self, fd: int, data: memoryview) -> int:
+        """One transfer of what is taken, once something is. Cancelled, nothing was."""
+        self._engine  # noqa: B018
+        transfer = self._unseekable.transfer(fd, TO_WRITE, writer([data]), n=len(data))
+        return await self._counted(WRITE, transfer)
 
     async def _counted(self, operation: Operation, transfer: Awaitable[int]) -> int:
         # Nothing is awaited between the transfer's result and the return (invariant 6).

@@ -1,0 +1,77 @@
+"""A file's transfers by the blocking calls, here and now: for what has to be finished when there is no ring any more.
+
+`drive` runs to its end a coroutine that never suspends, as the layers do over `IN_PLACE`: a file that is collected, or
+whose loop ends, writes what it accepted. The tests drive the layers by it, too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from .raw import Raw
+
+__all__ = ["IN_PLACE", "InPlace", "drive"]
+
+T = TypeVar("T")
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What a coroutine that never suspends returns."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a layer over IN_PLACE was suspended")
+
+
+class InPlace:
+    """See the module."""
+
+    async def read(self, raw: Raw, n: int) -> bytes | None:
+        try:
+            return os.pread(raw.fd, n, raw.position) if raw.seekable else os.read(raw.fd, n)
+        except BlockingIOError:
+            return None
+
+    async def rest(self, raw: Raw) -> bytes:
+        parts, at = [], raw.position
+        while part := os.pread(raw.fd, 1 << 20, at):
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
+
+    async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
+        if not raw.seekable or raw.mode.appending:
+            n = os.write(raw.fd, data)
+        else:
+            n = os.pwrite(raw.fd, data, raw.position)
+        raw.position += n
+        if raw.mode.appending and raw.seekable:
+            raw.position = os.lseek(raw.fd, 0, os.SEEK_CUR)
+        landed(n)
+        return n
+
+    async def size(self, raw: Raw) -> int:
+        return os.fstat(raw.fd).st_size
+
+    async def truncate(self, raw: Raw, size: int) -> None:
+        os.ftruncate(raw.fd, size)
+
+    async def find(self, raw: Raw, offset: int, whence: int) -> int:
+        if whence == os.SEEK_CUR:
+            offset, whence = offset + raw.position, os.SEEK_SET
+        return os.lseek(raw.fd, offset, whence)
+
+    async def close(self, raw: Raw, fd: int) -> None:
+        if raw.known is not None:
+            with suppress(Exception):
+                raw.known.close()
+        os.close(fd)
+
+
+IN_PLACE = InPlace()

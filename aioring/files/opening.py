@@ -1,0 +1,248 @@
+"""`aioring.open`: from what the built-in `open` takes to an open file.
+
+What is refused is refused in the built-in's order and words (`modes.py`); the fd is asked of the ring, or of `opener` on
+the ring's workers. Between an fd's arrival and the file that owns it nothing is awaited, so that no cancel can lose it;
+what has to be awaited in between (fstat(2) on a file system that may wait) closes it on the way out.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import stat
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from ..engine import Engine
+from ..errors import os_error
+from ..kernel import at_once
+from ..ring import Ring, get_ring
+from . import modes
+from .file import READ_AHEAD, BinaryFile, File, RawFile
+from .modes import Mode
+from .raw import Raw
+from .ring_io import RingIo
+
+__all__ = ["Opening", "open_file"]
+
+F = TypeVar("F", bound=File[Any])
+
+logger = logging.getLogger("aioring")
+_ios: weakref.WeakKeyDictionary[Ring, RingIo] = weakref.WeakKeyDictionary()
+
+
+class Opening(Generic[F]):
+    """What `aioring.open` gives: await it for the file, or enter it (`async with`) to have the file closed at the end.
+
+    Nothing is opened before. Awaited again, it gives the same file.
+    """
+
+    __slots__ = ("_file", "_open")
+
+    def __init__(self, open_it: Callable[[], Coroutine[Any, Any, F]]) -> None:
+        self._open = open_it
+        self._file: F | None = None
+
+    async def _opened(self) -> F:
+        if self._file is None:
+            self._file = await self._open()
+        return self._file
+
+    def __await__(self) -> Generator[Any, None, F]:
+        return self._opened().__await__()
+
+    async def __aenter__(self) -> F:
+        return await self._opened()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            await self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}: `await aioring.open(...)` gives the file, or use "
+            "`async with`"
+        )
+
+
+def open_file(
+    file: Any,
+    mode: Any,
+    buffering: Any,
+    encoding: Any,
+    errors: Any,
+    newline: Any,
+    closefd: Any,
+    opener: Any,
+    ring: Ring | None,
+) -> Opening[Any]:
+    """`open`, without its overloads."""
+
+    async def open_it() -> File[Any]:
+        here = get_ring() if ring is None else ring
+        number = _is_number(file)
+        name: Any = file if number else os.fspath(file)
+        parsed = modes.check(mode, buffering, encoding, errors, newline)
+        raw = await _open_raw(here, name, parsed, bool(closefd), opener, number)
+        try:
+            return _dressed(here, raw, parsed, buffering)
+        except BaseException:
+            await raw.close()
+            raise
+
+    return Opening(open_it)
+
+
+def _is_number(file: Any) -> bool:
+    return hasattr(file, "__index__") or hasattr(file, "__float__")
+
+
+def _dressed(ring: Ring, raw: Raw, mode: Mode, buffering: int) -> File[Any]:
+    """The file over the raw one, by `mode` and `buffering`."""
+    size = buffering
+    if buffering < 0 or buffering == 1:
+        size = raw.blksize
+    if buffering < 0 and mode.raw == "r":
+        size = max(size, READ_AHEAD)
+    if size == 0:
+        if not mode.binary:
+            raise ValueError("can't have unbuffered text I/O")
+        file: File[Any] = RawFile(raw, ring)
+    else:
+        if mode.updating and not raw.seekable:
+            raise io.UnsupportedOperation("File or stream is not seekable.")
+        file = BinaryFile(raw, ring, size)
+    if mode.writing:
+        _look_after(ring, file)
+    return file
+
+
+async def _open_raw(ring: Ring, name: Any, mode: Mode, closefd: bool, opener: Any, number: bool) -> Raw:
+    """What io.FileIO does when it is made."""
+    ring._engine  # noqa: B018 - whether it may be used here and now
+    if isinstance(name, bool):
+        warnings.warn("bool is used as a file descriptor", RuntimeWarning, stacklevel=2)
+    fd = _fd_of(name) if number else -1
+    if fd < 0 and number:
+        # Too large for a C int, or a float: as io.FileIO, which then takes it for a path.
+        raise TypeError(f"expected str, bytes or os.PathLike object, not {type(name).__name__}")
+    path: Any = name
+    modes.exactly_one(mode)
+    own = fd < 0
+    if own:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("embedded null byte")
+        sys.audit("open", name, mode.raw, mode.flags)
+        if not closefd:
+            raise ValueError("Cannot use closefd=False with file name")
+        fd = (
+            await _by_opener(ring, opener, name, mode)
+            if opener is not None
+            else await ring._open_file(path, mode.flags)
+        )
+    else:
+        sys.audit("open", name, mode.raw, mode.flags)
+    raw: Raw | None = None
+    try:
+        status = at_once.stat_of_fd(fd)
+        if status is None:
+            status = await ring.stat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise os_error(errno.EISDIR, name)
+        raw = Raw(fd, mode, name, closefd, _io_of(ring), status)
+        if mode.appending and raw.seekable:
+            # As io.FileIO, which asks where the end is; the fd's own position moves with it, for what is shared.
+            raw.position = os.lseek(fd, 0, os.SEEK_END)
+            if not own:
+                raw.told = raw.position
+        elif not own or opener is not None:
+            raw.starts_where_it_is()
+        return raw
+    except BaseException:
+        if own:
+            await _io_of(ring).ring.close(fd)
+        raise
+
+
+def _fd_of(number: Any) -> int:
+    try:
+        fd = number.__index__()
+    except AttributeError:
+        return -1
+    if fd < -(1 << 31) or fd >= 1 << 31:
+        return -1
+    if fd < 0:
+        raise ValueError("negative file descriptor")
+    return int(fd)
+
+
+async def _by_opener(ring: Ring, opener: Any, name: Any, mode: Mode) -> int:
+    """User code: on a worker thread. It says the fd; a cancelled one that comes nevertheless is closed."""
+
+    def call() -> int:
+        fd = opener(name, mode.flags)
+        if not isinstance(fd, int):
+            raise TypeError("expected integer from opener")
+        if fd < 0:
+            raise ValueError(f"opener returned {fd}")
+        os.set_inheritable(fd, False)
+        handed.append(fd)
+        return fd
+
+    handed: list[int] = []
+    try:
+        return await ring.run(call)
+    except BaseException:
+        # Cancelled: it may still be running, and open one.
+        if handed:
+            os.close(handed[0])
+        else:
+            handed = _Closes()
+        raise
+
+
+class _Closes(list[int]):
+    """Takes the place of the list that an opener's fd is put into, when nobody waits for it any more."""
+
+    def append(self, fd: int) -> None:
+        os.close(fd)
+
+
+def _io_of(ring: Ring) -> RingIo:
+    found = _ios.get(ring)
+    if found is None:
+        found = _ios[ring] = RingIo(ring)
+    return found
+
+
+# --- the end of the ring ----------------------------------------------------------------------------------------------
+
+_written: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[File[Any]]] = weakref.WeakKeyDictionary()
+
+
+def _look_after(ring: Ring, file: File[Any]) -> None:
+    """When the ring ends while the file is open, what it has accepted is written first."""
+    engine = ring._engine
+    files = _written.get(engine)
+    if files is None:
+        files = _written[engine] = weakref.WeakSet()
+        engine.at_end.append(lambda: _finish_all(files))
+    files.add(file)
+
+
+def _finish_all(files: weakref.WeakSet[File[Any]]) -> None:
+    for file in list(files):
+        try:
+            file._finish("its ring, or its loop, was closed before it")
+        except Warning:
+            raise
+        except Exception as error:
+            logger.error("what %r had accepted could not be written: %s", file, error, exc_info=error)

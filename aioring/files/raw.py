@@ -1,0 +1,198 @@
+"""The raw layer: one open file, its position and what may be done with it; what CPython's C `io.FileIO` is.
+
+The position is kept here and not by the kernel, so that reads and writes can say where they go (pread(2), pwrite(2)) and a
+cancelled read has moved nothing. Where others share the fd's own position (`fileno()` was handed out, or the file was
+opened on an fd), it is looked up before a buffer is begun (`adopt`) and put where the file is after each `flush`, `seek`
+and `truncate` (`share`).
+
+The transfers themselves are made by `io`: by a ring (`ring_io.py`) or in place (`in_place.py`), which never suspends.
+"""
+
+from __future__ import annotations
+
+import errno
+import io as _io
+import os
+import stat
+from collections.abc import Callable
+from operator import index
+from typing import Any, Protocol
+
+from ..errors import os_error
+from ..kernel.abi import OFF_MAX
+from .modes import Mode
+from .order import Order
+
+__all__ = ["Io", "Raw"]
+
+_CHUNK = 1 << 16  # bytes: one read of what cannot seek, on the way to its end
+
+
+class Io(Protocol):
+    """How a file's transfers are made. None of these moves the position, but `write`."""
+
+    async def read(self, raw: Raw, n: int) -> bytes | None:
+        """`n` bytes at most, as read(2): b"" at end of file, None where nothing is there yet (O_NONBLOCK)."""
+        ...
+
+    async def rest(self, raw: Raw) -> bytes:
+        """All from the position to the end, of what can seek."""
+        ...
+
+    async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
+        """`data`, or a part of it. Before anything else is done with the file, `landed` has been called with the number of
+        bytes and the position has moved, whatever became of the caller."""
+        ...
+
+    async def size(self, raw: Raw) -> int: ...
+
+    async def truncate(self, raw: Raw, size: int) -> None: ...
+
+    async def find(self, raw: Raw, offset: int, whence: int) -> int:
+        """lseek(2) for SEEK_DATA, SEEK_HOLE, and for the end of what is no regular file."""
+        ...
+
+    async def close(self, raw: Raw, fd: int) -> None: ...
+
+
+class Raw:
+    """See the module. `fd` is -1 once it is closed."""
+
+    __slots__ = (
+        "__weakref__", "blksize", "closefd", "fd", "held", "io", "known", "mode", "name", "order", "position", "regular",
+        "seekable", "shielded", "told",
+    )  # fmt: skip
+
+    def __init__(self, fd: int, mode: Mode, name: Any, closefd: bool, io: Io, status: os.stat_result | None) -> None:
+        self.fd = fd
+        self.mode = mode
+        self.name = name
+        self.closefd = closefd
+        self.io = io
+        self.order = Order()
+        self.regular = self.seekable = status is not None and stat.S_ISREG(status.st_mode)
+        self.blksize = status.st_blksize if status is not None and status.st_blksize > 1 else _io.DEFAULT_BUFFER_SIZE
+        self.position = 0
+        self.told: int | None = None  # where the fd's own position was put last, if others look at it
+        self.held: list[bytes] = []  # read from what cannot seek, and not given to anybody
+        self.shielded = False  # it is being closed: a cancel waits for its transfers
+        self.known: Any = None  # for `io`
+        if not self.regular:
+            try:
+                self.position = os.lseek(fd, 0, os.SEEK_CUR)
+                self.seekable = True
+            except OSError:
+                pass
+
+    def starts_where_it_is(self) -> None:
+        """It was opened on an fd, whose position others may share."""
+        if self.seekable:
+            self.position = self.told = os.lseek(self.fd, 0, os.SEEK_CUR)
+
+    def check(self, message: str = "I/O operation on closed file") -> None:
+        if self.fd < 0:
+            raise ValueError(message)
+
+    # --- transfers ----------------------------------------------------------------------------------------------------
+
+    async def read(self, n: int) -> bytes | None:
+        if self.held:
+            first = self.held.pop(0)
+            if len(first) > n:
+                self.held.insert(0, first[n:])
+            return first[:n]
+        data = await self.io.read(self, n)
+        if data:
+            self.position += len(data)
+        return data
+
+    async def readall(self) -> bytes | None:
+        if self.seekable:
+            data = await self.io.rest(self)
+            self.position += len(data)
+            return data
+        while more := await self.io.read(self, _CHUNK):
+            self.held.append(more)  # who is cancelled leaves it to the next call
+        held, self.held = self.held, []
+        return b"".join(held) if held else more
+
+    async def write(self, data: bytes, landed: Callable[[int], None]) -> int:
+        return await self.io.write(self, data, landed)
+
+    # --- the position -------------------------------------------------------------------------------------------------
+
+    def tell(self) -> int:
+        self.check()
+        if not self.seekable:
+            raise os_error(errno.ESPIPE)
+        return self.position
+
+    def move(self, offset: int, whence: int) -> int:
+        """`seek` from the start (0) or from here (1): no I/O."""
+        self.check()
+        if not self.seekable:
+            raise os_error(errno.ESPIPE)
+        target = offset + self.position if whence else offset
+        if not 0 <= target <= OFF_MAX:
+            raise os_error(errno.EINVAL)
+        self.position = target
+        return target
+
+    async def seek(self, offset: int, whence: int) -> int:
+        self.check()
+        if not self.seekable:
+            raise os_error(errno.ESPIPE)
+        if whence == os.SEEK_END and self.regular:
+            offset += await self.io.size(self)
+            whence = 0
+        if whence in (0, 1):
+            return self.move(offset, whence)
+        self.position = await self.io.find(self, offset, whence)
+        return self.position
+
+    async def truncate(self, size: Any) -> int:
+        self.check()
+        if not self.mode.writing:
+            raise _io.UnsupportedOperation("File not open for writing")
+        found = self.tell() if size is None else index(size)
+        if not -(1 << 63) <= found < 1 << 63:
+            raise OverflowError("Python int too large to convert to C long")
+        if found < 0:
+            raise os_error(errno.EINVAL)
+        await self.io.truncate(self, found)
+        return found
+
+    def adopt(self) -> None:
+        """Nothing is buffered: somebody else may have moved the fd's position, and goes on from where they left it."""
+        if self.told is not None:
+            now = os.lseek(self.fd, 0, os.SEEK_CUR)
+            if now != self.told:
+                self.position = self.told = now
+
+    def share(self, position: Callable[[], int]) -> None:
+        """Put the fd's own position where the file is, if others look at it."""
+        if self.told is not None and self.fd >= 0:
+            self.told = os.lseek(self.fd, max(position(), 0), os.SEEK_SET)
+
+    def fileno(self, position: Callable[[], int]) -> int:
+        self.check()
+        if self.seekable:
+            self.told = os.lseek(self.fd, max(position(), 0), os.SEEK_SET)
+        return self.fd
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """The fd is gone, whatever this raises."""
+        fd, self.fd = self.fd, -1
+        if fd < 0:
+            return
+        if self.closefd:
+            await self.io.close(self, fd)
+        elif self.told is not None:
+            os.lseek(fd, self.position, os.SEEK_SET)
+
+    def __repr__(self) -> str:
+        if self.fd < 0:
+            return "<aioring raw file [closed]>"
+        return f"<aioring raw file name={self.name!r} mode={self.mode.name!r} closefd={self.closefd}>"

@@ -1,0 +1,165 @@
+"""A file's transfers by a ring: what every open file does its I/O by.
+
+Some facts about cancelling
+---------------------------
+* A read that is cancelled has moved nothing: the position is moved by `Raw`, when the bytes are there. What cannot seek is
+  waited for by readiness, which takes nothing.
+* A write that is cancelled belongs to the file. Its bytes are aioring's own (an immutable `bytes` object, in the handle,
+  and so in `live`, until its CQE: invariant 1), so the CancelledError is delivered at once; nobody else has the file until
+  the kernel is done with them, and then the position and the buffer are where they should be (`_Flight`).
+* While the file is being closed (`Raw.shielded`) a cancel is delivered when the transfer is over.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import RingClosedError, os_error
+from ..handle import Handle
+from ..kernel import at_once
+from ..kernel.abi import MAX_OFFSET
+from ..operations import WRITE
+from ..ring import Ring
+from ..ring.known import Known
+from ..ring.page_cache import SMALL
+from ..ring.unseekable import MOST
+from .raw import Raw
+
+__all__ = ["RingIo"]
+
+_MOST = 1 << 30  # bytes: of one read, on the way to the end of a file
+
+
+class _Flight:
+    """A write under way. `landed` is called once, by the completion."""
+
+    __slots__ = ("engine", "gone", "handle", "landed", "over", "raw", "waiter")
+
+    def __init__(self, raw: Raw, engine: Any, handle: Handle, landed: Callable[[int], None]) -> None:
+        self.raw, self.engine, self.handle, self.landed = raw, engine, handle, landed
+        self.waiter: Any = None
+        self.gone = False  # its caller is
+        self.over = False
+
+    def finished(self) -> bool:
+        return self.over
+
+    def arrived(self, handle: Handle) -> None:
+        """`on_done`: the method is done with the bytes. Harmless when done twice."""
+        if self.over:
+            return
+        self.over = True
+        raw, n = self.raw, handle.done
+        if n:
+            raw.position += n
+            if raw.mode.appending and raw.fd >= 0:
+                # Where the kernel put it: without an offset it moves the fd's position. (But the rest of a short write
+                # goes to an offset, which O_APPEND overrules, and moves nothing.)
+                raw.position = os.fstat(raw.fd).st_size if handle.again else os.lseek(raw.fd, 0, os.SEEK_CUR)
+            self.landed(n)
+        if self.waiter is not None:
+            self.engine.loop.wake(self.waiter)
+        if self.gone:
+            raw.order.landed()
+
+    def cancelled(self, _: Any) -> bool:
+        if self.raw.shielded:
+            return False
+        self.abandon()
+        return True
+
+    def abandon(self) -> None:
+        """Its caller is gone. What the kernel has not begun is taken back; what it has goes on."""
+        if not self.gone and not self.over:
+            self.gone = True
+            self.raw.order.took_off()
+            self.engine.cancel(self.handle)
+
+
+class RingIo:
+    """One ring's, for all its files."""
+
+    __slots__ = ("ring",)
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+
+    async def read(self, raw: Raw, n: int) -> bytes | None:
+        if raw.seekable:
+            known = raw.known or self._know(raw)
+            return await self.ring._read_known(known, raw.position, n)
+        memory = bytearray(min(n, MOST))
+        got = await self.ring._receive(raw.fd, memory)
+        return bytes(memory[:got])
+
+    def _know(self, raw: Raw) -> Known:
+        raw.known = Known(raw.fd, raw.regular)
+        return raw.known  # type: ignore[no-any-return]
+
+    async def rest(self, raw: Raw) -> bytes:
+        ring, known, at = self.ring, raw.known or self._know(raw), raw.position
+        if raw.regular:
+            found = ring._at_hand(known, at, SMALL)
+            if found is not None and len(found) < SMALL:
+                return found
+        # Its size is a first guess: /proc has none, and files grow. Fewer bytes than were asked for mean end of file.
+        size = await self.size(raw) if raw.regular else 0
+        parts: list[bytes] = []
+        while True:
+            n = min(size - at, _MOST) if size > at else SMALL
+            part = await ring._read_known(known, at, n)
+            if part:
+                parts.append(part)
+                at += len(part)
+            if len(part) < n:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
+        ring = self.ring
+        if not raw.seekable:
+            n = await ring._send(raw.fd, memoryview(data)[:MOST])
+            landed(n)
+            return n
+        engine = ring._engine
+        handle = Handle(WRITE, raw.fd, MAX_OFFSET if raw.mode.appending else raw.position, len(data))
+        handle.view = data
+        flight = _Flight(raw, engine, handle, landed)
+        handle.on_done = flight.arrived
+        try:
+            engine.ask(handle)
+            await engine.loop.park(flight, flight.cancelled)
+        except BaseException:
+            flight.abandon()
+            raise
+        if handle.done:
+            return handle.done  # the error behind a part of it is said by the next
+        result: int = engine.take(handle)
+        return result
+
+    async def size(self, raw: Raw) -> int:
+        status = at_once.stat_of_fd(raw.fd)  # where it might wait: None
+        if status is None:
+            status = await self.ring.stat(raw.fd)
+        return status.st_size
+
+    async def truncate(self, raw: Raw, size: int) -> None:
+        await self.ring.truncate(raw.fd, size)
+
+    async def find(self, raw: Raw, offset: int, whence: int) -> int:
+        if whence == os.SEEK_CUR:
+            offset, whence = offset + raw.position, os.SEEK_SET
+        try:
+            return await self.ring.run(os.lseek, raw.fd, offset, whence)
+        except OverflowError:
+            raise os_error(errno.EINVAL) from None
+
+    async def close(self, raw: Raw, fd: int) -> None:
+        if raw.known is not None:
+            raw.known.close()
+        try:
+            await self.ring.close(fd)
+        except RingClosedError:
+            os.close(fd)
