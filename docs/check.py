@@ -150,16 +150,19 @@ def check_pages() -> Iterator[str | None]:
 
 def operations_page() -> str:
     opcodes = {value: name for name, value in vars(abi).items() if name.startswith("OP_") and name != "OP_SUPPORTED"}
-    rows = ["| operation | io_uring | blocking equivalent | a cancel |", "| --- | --- | --- | --- |"]
+    rows = ["| operation | io_uring | blocking equivalent | at once | a cancel |", "| --- | --- | --- | --- | --- |"]
     for row in operations.TABLE:
         opcode = "none: worker threads" if row.opcode is None else f"`IORING_{opcodes[row.opcode]}`"
         cancel = "waits for the outcome" if row.settles else "returns at once"
-        rows.append(f"| `{row.name}` | {opcode} | {', '.join(calls(row.blocking)) or 'the function'} | {cancel} |")
+        at_once = "what is cached" if row.at_once is not None or row in (operations.READ, operations.READINTO) else ""
+        blocking = ", ".join(calls(row.blocking)) or "the function"
+        rows.append(f"| `{row.name}` | {opcode} | {blocking} | {at_once} | {cancel} |")
     return f"""# Operations
 
 Printed from `aioring/operations.py` by `docs/check.py --write`: do not edit it here. One row is one operation, and every
 method reads the same row: io_uring submits the opcode, worker threads and `sync` make the blocking call. What a kernel
-has no opcode for goes to the worker threads.
+has no opcode for goes to the worker threads. What is cached (of a `close`: what was opened for reading only) is had at once,
+in place, by a call that never waits (of `openat2` it is not asked).
 
 {chr(10).join(rows)}
 
