@@ -161,8 +161,8 @@ def operations_page() -> str:
 
 Printed from `aioring/operations.py` by `docs/check.py --write`: do not edit it here. One row is one operation, and every
 method reads the same row: io_uring submits the opcode, worker threads and `sync` make the blocking call. What a kernel
-has no opcode for goes to the worker threads. What is cached (of a `close`: what was opened for reading only) is had at once,
-in place, by a call that never waits (of `openat2` it is not asked).
+has no opcode for goes to the worker threads. What is cached (of a `close`: what was opened for reading only) is had at
+once, in place, by a call that never waits.
 
 {chr(10).join(rows)}
 

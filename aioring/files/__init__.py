@@ -1,8 +1,8 @@
 """Open files: `aioring.open`, in anyio's dialect, with everything the built-in `open` has.
 
-`opening.py` makes them (`modes.py`: what a mode means), `file.py` is what people hold. Below it lie the layers of the `io`
-module, over an awaited raw file: `buffered.py`, and `raw.py`, whose transfers are a ring's (`ring_io.py`) or made in place
-(`in_place.py`). `order.py` has calls on one file run in the order in which they were made.
+`opening.py` makes them (`modes.py`: what a mode means), `file.py` and `binary.py` are what people hold. Below lie the
+layers of the `io` module, over an awaited raw file: `buffered.py`, and `raw.py`, whose transfers are a ring's
+(`ring_io.py`) or made in place (`in_place.py`). `order.py` has calls on one file run in the order in which they were made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from os import PathLike
 from typing import Any
 
 from ..ring import Ring
-from .file import BinaryFile, File, RawFile
+from .binary import BinaryFile, RawFile
+from .file import File
 from .opening import Opening, open_file
 
 __all__ = ["BinaryFile", "File", "Opening", "RawFile", "open"]

@@ -38,6 +38,9 @@ class InPlace:
         except BlockingIOError:
             return None
 
+    def rest_here(self, raw: Raw) -> bytes | None:
+        return None
+
     async def rest(self, raw: Raw) -> bytes:
         parts, at = [], raw.position
         while part := os.pread(raw.fd, 1 << 20, at):

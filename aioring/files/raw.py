@@ -44,6 +44,10 @@ class Io(Protocol):
         bytes and the position has moved, whatever became of the caller."""
         ...
 
+    def rest_here(self, raw: Raw) -> bytes | None:
+        """`rest` where it does not suspend; None: ask."""
+        ...
+
     async def size(self, raw: Raw) -> int: ...
 
     async def truncate(self, raw: Raw, size: int) -> None: ...
@@ -59,8 +63,8 @@ class Raw:
     """See the module. `fd` is -1 once it is closed."""
 
     __slots__ = (
-        "__weakref__", "blksize", "closefd", "fd", "held", "io", "known", "mode", "name", "order", "position", "regular",
-        "seekable", "shielded", "told",
+        "__weakref__", "blksize", "closefd", "fd", "held", "io", "known", "mode", "name", "opened_here", "order",
+        "position", "regular", "seekable", "shielded", "told",
     )  # fmt: skip
 
     def __init__(self, fd: int, mode: Mode, name: Any, closefd: bool, io: Io, status: os.stat_result | None) -> None:
@@ -77,6 +81,7 @@ class Raw:
         self.held: list[bytes] = []  # read from what cannot seek, and not given to anybody
         self.shielded = False  # it is being closed: a cancel waits for its transfers
         self.known: Any = None  # for `io`
+        self.opened_here = False  # by it, in place, for reading only: it can be closed so
         if not self.regular:
             try:
                 self.position = os.lseek(fd, 0, os.SEEK_CUR)

@@ -99,12 +99,19 @@ class RingIo:
         raw.known = Known(raw.fd, raw.regular)
         return raw.known  # type: ignore[no-any-return]
 
-    async def rest(self, raw: Raw) -> bytes:
-        ring, known, at = self.ring, raw.known or self._know(raw), raw.position
+    def rest_here(self, raw: Raw) -> bytes | None:
+        """`rest` of a small file, where it does not suspend."""
         if raw.regular:
-            found = ring._at_hand(known, at, SMALL)
+            found = self.ring._at_hand(raw.fd, raw.position, SMALL, raw.known)
             if found is not None and len(found) < SMALL:
                 return found
+        return None
+
+    async def rest(self, raw: Raw) -> bytes:
+        found = self.rest_here(raw)
+        if found is not None:
+            return found
+        ring, known, at = self.ring, raw.known or self._know(raw), raw.position
         # Its size is a first guess: /proc has none, and files grow. Fewer bytes than were asked for mean end of file.
         size = await self.size(raw) if raw.regular else 0
         parts: list[bytes] = []
@@ -159,6 +166,8 @@ class RingIo:
     async def close(self, raw: Raw, fd: int) -> None:
         if raw.known is not None:
             raw.known.close()
+        if raw.opened_here and self.ring._close_here(fd):
+            return
         try:
             await self.ring.close(fd)
         except RingClosedError:

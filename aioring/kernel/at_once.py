@@ -17,8 +17,9 @@ from .abi import INT_MAX, LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pa
 from .mounts import all_local, kind
 
 __all__ = [
-    "Iovec2", "address_of", "close_read_only", "fallocate", "flags_of", "get_errno", "is_memory", "open_cached",
-    "openat", "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd", "sync_file_range", "tee",
+    "Iovec2", "address_of", "blocking_again", "close_here", "close_read_only", "fallocate", "flags_of", "get_errno",
+    "is_memory", "open_cached", "openat", "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd",
+    "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -126,6 +127,16 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
     how = pack_open_how((flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
     fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
     return fd
+
+
+def blocking_again(fd: int, flags: int) -> None:
+    """Take off the O_NONBLOCK that `open_cached` put on (fcntl(2), F_SETFL)."""
+    _fcntl(fd, 4, flags)
+
+
+def close_here(fd: int) -> bool:
+    """close(2), keeping the GIL: of what cannot wait for anybody (see `close_read_only`)."""
+    return bool(_close(fd) == 0)
 
 
 def close_read_only(fd: int) -> bool:

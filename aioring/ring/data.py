@@ -18,7 +18,7 @@ from ..handle import Handle
 from ..kernel import mounts
 from ..kernel.abi import INT_MAX, OFF_MAX
 from ..kernel.at_once import seeks
-from ..operations import READ, READINTO, READV, WRITE, WRITEV, is_direct
+from ..operations import CLOSE, OPEN, READ, READINTO, READV, WRITE, WRITEV, is_direct
 from . import define, large
 from .known import Known
 from .page_cache import NEVER, NOWAIT, SMALL, PageCache
@@ -42,13 +42,17 @@ class Data(Unseekable):
     _transfer: Any = None
     _reads: Any = None  # their counts
     _readintos: Any = None
+    _opens: Any = None
+    _closes: Any = None
     # By the id of a caller's memoryview: itself, its address, its size.
     _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]
 
     def _opened(self, engine: Engine) -> None:
         mounts.all_local()  # opens the mount table now: later, it might get the number of an fd that was just closed
         self._at_once = self._page_cache_first and engine.method.at_once
-        self._reads, self._readintos = engine.counters.of[READ], engine.counters.of[READINTO]
+        counts = engine.counters.of
+        self._reads, self._readintos = counts[READ], counts[READINTO]
+        self._opens, self._closes = counts[OPEN], counts[CLOSE]
         self._cache = PageCache(self._at_once, engine.budget)
         self._lent = {}
         self._closing = engine.closing
@@ -151,14 +155,16 @@ class Data(Unseekable):
             return data
         return await self._read(known.fd, offset, n, known)
 
-    def _at_hand(self, known: Known, offset: int, n: int) -> bytes | None:
-        """What `_read_known` would return without suspending, or None. The caller has paid for it, and is on our loop."""
-        if known.regular and known.fd not in self._closing:
-            got = known.ask(self._cache, offset, n)
+    def _at_hand(self, fd: int, offset: int, n: int, known: Known | None) -> bytes | None:
+        """What `_read_known` of a regular file would return without suspending, or None. The caller has paid for it, and
+        is on our loop."""
+        if fd not in self._closing:
+            cache = self._cache
+            got = cache.ask(fd, offset, n) if known is None else known.ask(cache, offset, n)
             if got >= 0:
                 self._reads.cached += 1
                 self._reads.cached_bytes += got
-                return self._cache.taken(got, n)
+                return cache.taken(got, n)
         return None
 
     async def _read(self, fd: Any, offset: int, n: int, known: Known | None = None) -> bytes:
