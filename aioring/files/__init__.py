@@ -15,8 +15,9 @@ from ..ring import Ring
 from .binary import BinaryFile, RawFile
 from .file import File
 from .opening import Opening, open_file
+from .textual import TextFile
 
-__all__ = ["BinaryFile", "File", "Opening", "RawFile", "open"]
+__all__ = ["BinaryFile", "File", "Opening", "RawFile", "TextFile", "open"]
 
 FileDescriptorOrPath = int | str | bytes | PathLike[str] | PathLike[bytes]
 

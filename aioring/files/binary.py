@@ -15,13 +15,11 @@ from anyio.lowlevel import checkpoint
 
 from ..ring import Ring
 from .buffered import Buffered, as_view, optional_size
-from .file import File
+from .file import LINES, LONG, File
 from .raw import Raw
 
 __all__ = ["READ_AHEAD", "BinaryFile", "RawFile"]
 
-_LINES = 64  # how many are taken from a buffer between two looks at the clock
-_LONG = 0.002  # seconds, after which others run
 READ_AHEAD = 1 << 16  # bytes: of a file that is only read, where nothing was said of buffering
 
 
@@ -145,8 +143,8 @@ class BinaryFile(File[bytes]):
 
     __slots__ = ("_layer", "_lines", "_size", "_yielded")
 
-    def __init__(self, raw: Raw, ring: Ring, size: int) -> None:
-        super().__init__(raw, ring)
+    def __init__(self, raw: Raw, ring: Ring, size: int, owner: File[Any] | None = None) -> None:
+        super().__init__(raw, ring, owner)
         self._size = size  # of the buffer
         self._layer: Buffered | None = None
         self._lines = 0  # how many may be taken from the buffer before the clock is looked at
@@ -252,9 +250,9 @@ class BinaryFile(File[bytes]):
                 layer.pos = end
                 return layer.view[pos:end].tobytes()
         if self._lines <= 0:
-            self._lines = _LINES
+            self._lines = LINES
             now = perf_counter()
-            if now - self._yielded > _LONG:
+            if now - self._yielded > LONG:
                 if self._yielded:
                     await checkpoint()
                     now = perf_counter()

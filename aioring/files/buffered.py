@@ -17,7 +17,7 @@ Called by `file.py`, one call at a time.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -306,7 +306,8 @@ class Buffered:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    async def write(self, data: Any) -> int:
+    async def write(self, data: Any, taken: Callable[[int], Any] | None = None) -> int:
+        """`taken` is called with how much of `data` has been taken, as it is: in the end with all of it."""
         view = data if type(data) is bytes else as_view(data)
         self.raw.check("write to closed file")
         n = len(view)
@@ -322,11 +323,13 @@ class Buffered:
             self._adjust(pos + n)
             if self.pos > self.write_end:
                 self.write_end = self.pos
+            if taken is not None:
+                taken(n)
             return n
-        await self._write_through(view if type(view) is bytes else bytes(view))
+        await self._write_through(view if type(view) is bytes else bytes(view), taken or _untold)
         return n
 
-    async def _write_through(self, data: bytes) -> None:
+    async def _write_through(self, data: bytes, taken: Callable[[int], Any]) -> None:
         """What does not fit: first what is there, then whole blocks of `data` itself, then the rest into the buffer."""
         try:
             await self._flush_writes()
@@ -341,7 +344,7 @@ class Buffered:
         written, n, size = 0, len(data), self.buffer_size
         while n - written >= size + _KEEPS:
             try:
-                written += await self.raw.write(data[written:] if written else data, _untold)
+                written += await self.raw.write(data[written:] if written else data, taken)
             except BlockingIOError:
                 self._room()
                 self.buffer[:] = data[written : written + size]
@@ -355,6 +358,7 @@ class Buffered:
         self.write_pos, self.write_end = 0, rest
         self._adjust(rest)
         self.raw_pos = 0
+        taken(rest)
 
     def _keep_what_fits(self, data: bytes) -> None:
         """The raw file takes nothing now (O_NONBLOCK)."""
@@ -493,8 +497,3 @@ def off_t(value: Any) -> int:
     if not -(1 << 63) <= number < 1 << 63:
         raise ValueError(f"cannot fit '{type(value).__name__}' into an offset-sized integer")
     return number
-
-
-async def write_lines(write: Any, lines: Iterable[Any]) -> None:
-    for line in lines:
-        await write(line)

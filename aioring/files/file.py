@@ -22,12 +22,14 @@ from .buffered import optional_size
 from .in_place import IN_PLACE, drive
 from .raw import Raw
 
-__all__ = ["File"]
+__all__ = ["LINES", "LONG", "File"]
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="File[Any]")
 
 logger = logging.getLogger("aioring")
+LINES = 64  # how many are taken from a buffer between two looks at the clock
+LONG = 0.002  # seconds, after which others run
 
 
 class File(Generic[AnyStr]):

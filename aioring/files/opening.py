@@ -29,6 +29,7 @@ from .file import File
 from .modes import Mode
 from .raw import Raw
 from .ring_io import RingIo
+from .textual import TextFile, resolve
 
 __all__ = ["Opening", "open_file"]
 
@@ -94,16 +95,13 @@ def open_file(
             if ready is not None:
                 name, parsed = ready
                 raw = await _open_cached(here, name, parsed)
-                return _dressed(here, raw, parsed, buffering)
+                return _dressed(here, raw, parsed, buffering, None, None, None)
         number = _is_number(file)
         name = file if number else os.fspath(file)
         parsed = modes.check(mode, buffering, encoding, errors, newline)
-        if not parsed.binary:
-            modes.exactly_one(parsed)
-            raise NotImplementedError("text files are still to come: open it in binary mode")
         raw = await _open_raw(here, name, parsed, bool(closefd), opener, number)
         try:
-            return _dressed(here, raw, parsed, buffering)
+            return _dressed(here, raw, parsed, buffering, encoding, errors, newline)
         except BaseException:
             await raw.close()
             raise
@@ -151,19 +149,25 @@ def _is_number(file: Any) -> bool:
     return hasattr(file, "__index__") or hasattr(file, "__float__")
 
 
-def _dressed(ring: Ring, raw: Raw, mode: Mode, buffering: int) -> File[Any]:
+def _dressed(ring: Ring, raw: Raw, mode: Mode, buffering: int, encoding: Any, errors: Any, newline: Any) -> File[Any]:
     """The file over the raw one, by `mode` and `buffering`."""
     size = buffering
+    lines = not mode.binary and (buffering == 1 or (buffering < 0 and not raw.regular and os.isatty(raw.fd)))
     if buffering < 0 or buffering == 1:
         size = raw.blksize
     if buffering < 0 and mode.raw == "r":
         size = max(size, READ_AHEAD)
     if size == 0:
+        if not mode.binary:
+            raise ValueError("can't have unbuffered text I/O")
         file: File[Any] = RawFile(raw, ring)
     else:
         if mode.updating and not raw.seekable:
             raise io.UnsupportedOperation("File or stream is not seekable.")
-        file = BinaryFile(raw, ring, size)
+        if mode.binary:
+            file = BinaryFile(raw, ring, size)
+        else:
+            file = TextFile(raw, ring, size, resolve(encoding, errors, newline), newline, lines)
     if mode.writing:
         _look_after(ring, file)
     return file

@@ -59,6 +59,39 @@ def binary_calls(*, looks_ahead: bool) -> st.SearchStrategy[Call]:
     return st.one_of(*calls * 3, *closing)
 
 
+_alphabet = st.sampled_from(
+    ["a", "b", "\n", "\r", "\r\n", "é", "€", "😀", "\x85", "\u2028", "", "line\n", "0123456789"]
+)
+texts = st.one_of(
+    st.lists(_alphabet, max_size=14).map("".join),
+    st.integers(0, 12_000).map(lambda n: "".join("é\n"[i % 7 == 0] if i % 5 else "xy\r\n" for i in range(n))),
+)
+
+
+def text_calls() -> st.SearchStrategy[Call]:
+    """One call on a text file; `seek` goes to what `tell` gave before."""
+    calls: list[st.SearchStrategy[Call]] = [
+        st.tuples(st.just("read"), st.one_of(st.just(()), st.tuples(_sizes))),
+        st.tuples(st.just("readline"), st.one_of(st.just(()), st.tuples(st.integers(-2, 40)))),
+        st.tuples(st.just("readlines"), st.one_of(st.just(()), st.tuples(st.integers(-1, 100)))),
+        st.tuples(st.just("write"), st.tuples(st.one_of(texts, st.sampled_from([b"bytes", 5, None, "\udc80"])))),
+        st.tuples(st.just("write"), st.tuples(texts)),
+        st.tuples(st.just("writelines"), st.tuples(st.lists(texts, max_size=3))),
+        st.tuples(st.just("seek_back"), st.tuples(st.integers(0, 5))),
+        st.tuples(st.just("seek"), st.tuples(st.sampled_from([0, 1, -1, 5]), st.sampled_from([0, 1, 2, 3]))),
+        st.tuples(st.just("seek"), st.tuples(st.just(0))),
+        st.tuples(st.just("tell"), st.just(())),
+        st.tuples(st.just("truncate"), st.one_of(st.just(()), st.tuples(st.integers(-1, 100)))),
+        st.tuples(st.just("flush"), st.just(())),
+        st.tuples(st.just("readable"), st.just(())),
+        st.tuples(
+            st.just("get"), st.tuples(st.sampled_from(["newlines", "encoding", "errors", "line_buffering", "mode"]))
+        ),
+    ]
+    closing: list[st.SearchStrategy[Call]] = [st.tuples(st.just("close"), st.just(()))]
+    return st.one_of(*calls * 3, *closing)
+
+
 class Model:
     """A file of the built-in `open`, called by name."""
 
@@ -85,6 +118,8 @@ def _call(file: Any, path: Path, name: str, args: tuple[Any, ...], step: Callabl
         return os.truncate(path, args[0])
     if name == "next":
         return step(file)
+    if name == "get":
+        return getattr(file, args[0])
     return getattr(file, name)(*args)
 
 
@@ -97,12 +132,17 @@ def outcome_of(error: BaseException | None, value: Any) -> Any:
     return type(error).__mro__[:-1], getattr(error, "errno", None), _words(error)
 
 
+_CLASSES = (
+    "BufferedReader", "BufferedWriter", "BufferedRandom", "FileIO", "TextIOWrapper", "BinaryFile", "RawFile", "TextFile",
+)  # fmt: skip
+
+
 def _words(error: BaseException) -> str:
     words = str(error)
     # The built-in's names for its own classes.
     for name in ("_io.", "aioring."):
         words = words.replace(name, "")
-    for name in ("BufferedReader", "BufferedWriter", "BufferedRandom", "FileIO", "BinaryFile", "RawFile"):
+    for name in _CLASSES:
         words = words.replace(name, "File")
     return words
 
@@ -125,13 +165,23 @@ async def compare(
     file = await open_ours(ours)
     steps: list[Any] = []
     try:
+        told: list[int] = [0]
+        lost = False
         for name, args in script:
+            if name == "seek_back":
+                name, args = "seek", (told[args[0] % len(told)],)
             if name == "read" and args == (None,) and not set("r+") & set(mode):
                 continue  # which is looked at first, the argument or the mode, is not the same in all Pythons
             wanted = _try(model.call, name, args)
             got = await _try_ours(file, ours, name, args)
+            if name == "tell" and type(wanted) is int and not lost:
+                told.append(wanted)
             steps.append((name, args, wanted))
-            assert got == wanted, steps
+            if name == "readlines" and args and (args[0] or 0) > 0:
+                lost = True  # after one that stopped early CPython has no snapshot: `tell` reads beyond its memory
+            elif name == "seek":
+                lost = False
+            assert got == wanted or (lost and name == "tell"), steps
             assert ours.read_bytes() == theirs.read_bytes(), steps
             assert file.closed == model.file.closed
     finally:
