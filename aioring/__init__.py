@@ -12,6 +12,7 @@ except ImportError as _error:  # Python 3.12 and later, in a subinterpreter with
 
 from .buffers import alloc
 from .errors import AioringError, RingClosedError, RingUnavailableError, WrongLoopError
+from .files import BinaryFile, File, Opening, RawFile, TextFile, open
 from .kernel.abi import (
     RESOLVE_BENEATH,
     RESOLVE_CACHED,
@@ -37,21 +38,27 @@ __all__ = [
     "RESOLVE_NO_SYMLINKS",
     "RESOLVE_NO_XDEV",
     "AioringError",
+    "BinaryFile",
+    "File",
     "InFlight",
     "LoopLag",
+    "Opening",
     "OperationStats",
     "Pending",
+    "RawFile",
     "Ring",
     "RingClosedError",
     "RingStats",
     "RingUnavailableError",
     "SlowIo",
+    "TextFile",
     "Waited",
     "WrongLoopError",
     "alloc",
     "get_ring",
     "in_flight",
     "loop_lag",
+    "open",
     "rings",
     "slow_io",
 ]

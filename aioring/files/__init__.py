@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..ring import Ring
 from .binary import BinaryFile, RawFile
@@ -17,11 +17,80 @@ from .file import File
 from .opening import Opening, open_file
 from .textual import TextFile
 
+if TYPE_CHECKING:
+    from _typeshed import OpenBinaryMode, OpenTextMode
+
 __all__ = ["BinaryFile", "File", "Opening", "RawFile", "TextFile", "open"]
 
 FileDescriptorOrPath = int | str | bytes | PathLike[str] | PathLike[bytes]
+Opener = Callable[[Any, int], int]
 
 
+@overload
+def open(
+    file: FileDescriptorOrPath,
+    mode: OpenTextMode = "r",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+    *,
+    ring: Ring | None = None,
+) -> Opening[TextFile]: ...
+@overload
+def open(
+    file: FileDescriptorOrPath,
+    mode: OpenBinaryMode,
+    buffering: Literal[0],
+    encoding: None = None,
+    errors: None = None,
+    newline: None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+    *,
+    ring: Ring | None = None,
+) -> Opening[RawFile]: ...
+@overload
+def open(
+    file: FileDescriptorOrPath,
+    mode: OpenBinaryMode,
+    buffering: Literal[-1, 1] = -1,
+    encoding: None = None,
+    errors: None = None,
+    newline: None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+    *,
+    ring: Ring | None = None,
+) -> Opening[BinaryFile]: ...
+@overload
+def open(
+    file: FileDescriptorOrPath,
+    mode: OpenBinaryMode,
+    buffering: int,
+    encoding: None = None,
+    errors: None = None,
+    newline: None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+    *,
+    ring: Ring | None = None,
+) -> Opening[File[bytes]]: ...
+@overload
+def open(
+    file: FileDescriptorOrPath,
+    mode: str,
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Opener | None = None,
+    *,
+    ring: Ring | None = None,
+) -> Opening[Any]: ...
 def open(
     file: FileDescriptorOrPath,
     mode: str = "r",
@@ -30,9 +99,23 @@ def open(
     errors: str | None = None,
     newline: str | None = None,
     closefd: bool = True,
-    opener: Callable[[str, int], int] | None = None,
+    opener: Opener | None = None,
     *,
     ring: Ring | None = None,
 ) -> Opening[Any]:
-    """Open a file, like the built-in `open`: `async with aioring.open(path) as f`, or `f = await aioring.open(path)`."""
+    """Open a file, like the built-in `open`: `async with aioring.open(path) as f`, or `f = await aioring.open(path)`.
+
+    All parameters are the built-in's, and so is what is refused, in its words. Text mode gives a `TextFile`, binary mode a
+    `BinaryFile`, with `buffering=0` a `RawFile`. Nothing is opened before it is awaited or entered. `ring`: by default the
+    running loop's own (`get_ring`). A file that is only read, with the default `buffering`, reads 64 KiB ahead.
+
+    `opener` is called on one of the ring's worker threads. Opening a FIFO waits for its other end, without a thread.
+
+    Cancelling is delivered at once; what is opened nevertheless is closed.
+
+    Raises (at the `await`):
+        OSError: as open(2), with the file name; `IsADirectoryError` for a directory.
+        ValueError, TypeError, LookupError: as the built-in `open`.
+        RingClosedError, WrongLoopError: the ring is closed, or belongs to another loop, thread or process.
+    """
     return open_file(file, mode, buffering, encoding, errors, newline, closefd, opener, ring)

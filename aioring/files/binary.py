@@ -28,8 +28,9 @@ class RawFile(File[bytes]):
 
     __slots__ = ()
 
-    async def read(self, size: int | None = -1, /) -> bytes | None:
-        return await self._call(self._read, optional_size(size))
+    async def read(self, size: int | None = -1, /) -> bytes:
+        """What one transfer of `size` bytes brings, which may be less; without `size` all there is."""
+        return await self._call(self._read, optional_size(size)) or b""
 
     async def _read(self, size: int) -> bytes | None:
         raw = self._raw
@@ -50,12 +51,13 @@ class RawFile(File[bytes]):
         else:
             self._raw.held[:0] = lines
 
-    async def readall(self) -> bytes | None:
-        return await self._call(self._read, -1)
+    async def readall(self) -> bytes:
+        """All there is."""
+        return await self._call(self._read, -1) or b""
 
-    async def readinto(self, buffer: Any, /) -> int | None:
+    async def readinto(self, buffer: Any, /) -> int:
         """As `read`, into a writable buffer; who is cancelled finds it as it was."""
-        return await self._call(self._readinto, writable_view(buffer))
+        return await self._call(self._readinto, writable_view(buffer)) or 0
 
     async def _readinto(self, target: memoryview) -> int | None:
         data = await self._read(len(target))
@@ -99,8 +101,9 @@ class RawFile(File[bytes]):
         raw.held = []
         return line
 
-    async def write(self, data: Any, /) -> int | None:
-        return await self._call(self._write, data)
+    async def write(self, data: Any, /) -> int:
+        """Write a part of `data`, or all: how many bytes."""
+        return await self._call(self._write, data) or 0
 
     async def _write(self, data: Any) -> int | None:
         raw, view = self._raw, data if type(data) is bytes else bytes(as_view(data))
@@ -133,9 +136,6 @@ class RawFile(File[bytes]):
         self._raw.check()
         self._raw.adopt()
         return await self._call(self._raw.truncate, size)
-
-    async def flush(self) -> None:
-        await self._call(self._flush)
 
 
 class BinaryFile(File[bytes]):
@@ -178,7 +178,7 @@ class BinaryFile(File[bytes]):
 
     # Hot path: once per read.
 
-    async def read(self, size: int | None = -1, /) -> bytes | None:
+    async def read(self, size: int | None = -1, /) -> bytes:
         """`size` bytes, or all there is: fewer only at end of file. What cannot seek is waited for until there are so many.
 
         Cancelling loses nothing: what was read comes with the next call. Raises `OSError` as read(2),
@@ -198,13 +198,13 @@ class BinaryFile(File[bytes]):
                     raw.adopt()
                     data = raw.io.rest_here(raw)
                     if data is None:
-                        return await raw.readall()
+                        return await raw.readall() or b""
                     raw.position += len(data)
                     return data
                 layer = self._buffered()
             if not layer.readable:
                 raise io.UnsupportedOperation("read")
-            return await layer.read(size if type(size) is int else optional_size(size))
+            return await layer.read(size if type(size) is int else optional_size(size)) or b""
         finally:
             order.leave()
 
@@ -212,13 +212,13 @@ class BinaryFile(File[bytes]):
         """What the buffer has, `size` bytes at most, or else what one transfer brings."""
         return await self._call(self._reading("read1").read1, size)
 
-    async def readinto(self, buffer: Any, /) -> int | None:
+    async def readinto(self, buffer: Any, /) -> int:
         """As `read`, into a writable buffer; who is cancelled finds it as it was."""
-        return await self._call(self._reading("read").readinto, writable_view(buffer))
+        return await self._call(self._reading("read").readinto, writable_view(buffer)) or 0
 
-    async def readinto1(self, buffer: Any, /) -> int | None:
+    async def readinto1(self, buffer: Any, /) -> int:
         """As `read1`, into a writable buffer."""
-        return await self._call(self._reading("read1").readinto, writable_view(buffer), True)
+        return await self._call(self._reading("read1").readinto, writable_view(buffer), True) or 0
 
     async def peek(self, size: int = 0, /) -> bytes:
         """What the next read would give, without moving the position: what the buffer has, or else one transfer."""
@@ -302,10 +302,6 @@ class BinaryFile(File[bytes]):
     async def truncate(self, size: int | None = None, /) -> int:
         """Cut the file to `size`, or where the position is; the position stays."""
         return await self._call((self._layer or self._buffered()).truncate, size)
-
-    async def flush(self) -> None:
-        """Write what is buffered. (It is not durable yet: `Ring.fsync`.)"""
-        await self._call(self._flush)
 
     async def _flush(self) -> None:
         await (self._layer or self._buffered()).flush()

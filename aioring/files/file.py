@@ -144,6 +144,32 @@ class File(Generic[AnyStr]):
             raise io.UnsupportedOperation("not writable")
         return await self._ring.write(self._raw.fd, offset, data)
 
+    # --- what every file does; its class says more --------------------------------------------------------------------
+
+    async def read(self, size: int | None = -1, /) -> AnyStr:
+        """`size` bytes or characters, or all there is."""
+        raise NotImplementedError
+
+    async def write(self, data: Any, /) -> int:
+        """Take bytes or text: how much."""
+        raise NotImplementedError
+
+    async def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a position: where that is."""
+        raise NotImplementedError
+
+    async def tell(self) -> int:
+        """The position."""
+        raise NotImplementedError
+
+    async def truncate(self, size: int | None = None, /) -> int:
+        """Cut the file to `size` bytes, or where the position is: the size."""
+        raise NotImplementedError
+
+    async def flush(self) -> None:
+        """Write what is buffered. (It is not durable yet: `Ring.fsync`.)"""
+        await self._call(self._flush)
+
     # --- lines --------------------------------------------------------------------------------------------------------
 
     async def readline(self, size: int | None = -1, /) -> AnyStr:

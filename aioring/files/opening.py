@@ -33,7 +33,7 @@ from .textual import TextFile, resolve
 
 __all__ = ["Opening", "open_file"]
 
-F = TypeVar("F", bound=File[Any])
+F = TypeVar("F", bound=File[Any], covariant=True)
 
 logger = logging.getLogger("aioring")
 _ios: weakref.WeakKeyDictionary[Ring, RingIo] = weakref.WeakKeyDictionary()

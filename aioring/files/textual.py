@@ -178,9 +178,5 @@ class TextFile(File[str]):
         """Cut the file to `size` bytes, or where its buffer is."""
         return await self._call((self._layer or self._text()).truncate, size)
 
-    async def flush(self) -> None:
-        """Write what is buffered."""
-        await self._call(self._flush)
-
     async def _flush(self) -> None:
         await (self._layer or self._text()).flush()
