@@ -181,8 +181,12 @@ def _let_go(engine: Engine) -> None:
     engine.watched.clear()
     if engine.tending is not None:
         engine.tending()
+    said: Warning | None = None  # where warnings are errors: when all is let go of
     for callback in engine.at_end:
-        callback()
+        try:
+            callback()
+        except Warning as warning:
+            said = said or warning
     for handle in left:
         leak(handle)
     engine.method.close()
@@ -219,6 +223,8 @@ def _let_go(engine: Engine) -> None:
             stacklevel=2,
             source=engine,
         )
+    if said is not None:
+        raise said
 
 
 class _NoLoop:

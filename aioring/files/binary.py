@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import io
 from asyncio.events import _get_running_loop
-from time import perf_counter
 from typing import Any
-
-from anyio.lowlevel import checkpoint
 
 from ..ring import Ring
 from .buffered import Buffered, as_view, optional_size
-from .file import LINES, LONG, File
+from .file import File
 from .raw import Raw
 
 __all__ = ["READ_AHEAD", "BinaryFile", "RawFile"]
@@ -46,7 +43,7 @@ class RawFile(File[bytes]):
             raise io.UnsupportedOperation("File not open for reading")
 
     def _unread(self, lines: list[bytes]) -> None:
-        if self._raw.seekable:
+        if not self._raw.streams:
             self._raw.position -= sum(map(len, lines))
         else:
             self._raw.held[:0] = lines
@@ -74,7 +71,7 @@ class RawFile(File[bytes]):
         self._check_readable()
         parts: list[bytes] = raw.held
         raw.adopt()
-        if raw.seekable:
+        if not raw.streams:
             line, at = b"", raw.position
             try:
                 while size < 0 or len(line) < size:
@@ -91,7 +88,12 @@ class RawFile(File[bytes]):
             raw.position = at + len(line)
             raw.share(self._position)
             return line
-        line = b"".join(parts)
+        line = b"".join(parts)  # what a call that was cancelled has read already
+        end = line.find(b"\n") + 1
+        if end or 0 < size <= len(line):
+            cut = min(end or size, size if size > 0 else len(line))
+            raw.held = [line[cut:]] if cut < len(line) else []
+            return line[:cut]
         while not line.endswith(b"\n") and (size < 0 or len(line) < size):
             byte = await raw.io.read(raw, 1)
             if not byte:
@@ -141,14 +143,12 @@ class RawFile(File[bytes]):
 class BinaryFile(File[bytes]):
     """A buffered binary file: `io.BufferedReader`, `BufferedWriter` or `BufferedRandom`, by its mode."""
 
-    __slots__ = ("_layer", "_lines", "_size", "_yielded")
+    __slots__ = ("_layer", "_size")
 
     def __init__(self, raw: Raw, ring: Ring, size: int, owner: File[Any] | None = None) -> None:
         super().__init__(raw, ring, owner)
         self._size = size  # of the buffer
         self._layer: Buffered | None = None
-        self._lines = 0  # how many may be taken from the buffer before the clock is looked at
-        self._yielded = 0.0
 
     def _buffered(self) -> Buffered:
         mode = self._raw.mode
@@ -250,13 +250,7 @@ class BinaryFile(File[bytes]):
                 layer.pos = end
                 return layer.view[pos:end].tobytes()
         if self._lines <= 0:
-            self._lines = LINES
-            now = perf_counter()
-            if now - self._yielded > LONG:
-                if self._yielded:
-                    await checkpoint()
-                    now = perf_counter()
-                self._yielded = now
+            await self._breathe()
         line = await self.readline()
         if not line:
             raise StopAsyncIteration

@@ -97,8 +97,10 @@ class Buffered:
             self.read_end = pos
 
     def _room(self) -> None:
-        if len(self.buffer) != self.buffer_size:
-            self.buffer = bytearray(self.buffer_size)
+        size, old = self.buffer_size, self.buffer
+        if len(old) < size or (len(old) > size and self.read_end == -1):
+            self.buffer = bytearray(size)
+            self.buffer[: min(len(old), size)] = old[:size]
             self.view = memoryview(self.buffer)
 
     def _put_back(self) -> None:
@@ -114,7 +116,9 @@ class Buffered:
 
     def unread(self, data: bytes) -> None:
         """What a call had read, and could not return because it was cancelled, is to be read again."""
-        if data:
+        if data and self.writable and self.write_end != -1:
+            self.pos -= len(data)  # nothing was filled since: it would have been flushed first
+        elif data:
             self.gathered.append(data)
             self._put_back()
 
@@ -136,6 +140,8 @@ class Buffered:
 
     async def _read_all(self) -> bytes | None:
         try:
+            if self.writable:
+                await self._flush_writes()
             if ahead := self.ahead():
                 self.gathered.append(self._take(ahead))
             if self.writable:
@@ -151,6 +157,8 @@ class Buffered:
 
     async def _read_generic(self, n: int) -> bytes | None:
         gathered, remaining, size = self.gathered, n, self.buffer_size
+        if self.writable:
+            await self._flush_writes()
         if ahead := self.ahead():
             gathered.append(self._take(ahead))
             remaining -= ahead
@@ -227,6 +235,8 @@ class Buffered:
     async def _gather_for(self, size: int, once: bool) -> bytes | None:
         """_buffered_readinto_generic, up to the copy."""
         gathered, remaining = self.gathered, size
+        if self.writable:
+            await self._flush_writes()
         if ahead := self.ahead():
             gathered.append(self._take(ahead))
             remaining -= ahead
@@ -281,6 +291,8 @@ class Buffered:
 
     async def _line_from_raw(self, n: int, limit: int) -> bytes:
         gathered = self.gathered
+        if self.writable:
+            await self._flush_writes()
         if n > 0:
             gathered.append(self._take(n))
             if limit >= 0:
@@ -336,6 +348,7 @@ class Buffered:
         except BlockingIOError:
             self._keep_what_fits(data)
             return
+        self.raw.check("write to closed file")  # its ring may have ended meanwhile, and taken it along
         if offset := self.raw_offset():
             self.raw.move(-offset, 1)
             self.raw_pos -= offset
@@ -352,6 +365,7 @@ class Buffered:
                 self._adjust(size)
                 self.write_end = size
                 raise _would_block(written + size) from None
+        self.raw.check("write to closed file")
         rest = n - written
         self._room()
         self.buffer[:rest] = data[written:] if written else data

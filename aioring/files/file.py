@@ -12,24 +12,28 @@ import os
 import warnings
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
 from types import TracebackType
 from typing import Any, AnyStr, Generic, TypeVar
 
 from anyio import CancelScope, get_cancelled_exc_class
+from anyio.lowlevel import checkpoint
 
+from ..errors import RingClosedError
+from ..loops import Loop
 from ..ring import Ring
 from .buffered import optional_size
 from .in_place import IN_PLACE, drive
 from .raw import Raw
 
-__all__ = ["LINES", "LONG", "File"]
+__all__ = ["File"]
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="File[Any]")
 
 logger = logging.getLogger("aioring")
-LINES = 64  # how many are taken from a buffer between two looks at the clock
-LONG = 0.002  # seconds, after which others run
+_LINES = 64  # how many are taken from a buffer between two looks at the clock
+_LONG = 0.002  # seconds, after which others run
 
 
 class File(Generic[AnyStr]):
@@ -42,13 +46,15 @@ class File(Generic[AnyStr]):
     kernel has begun goes on, and `tell` says, in its turn, how much of it was taken. No byte is written twice.
     """
 
-    __slots__ = ("__weakref__", "_order", "_owner", "_raw", "_ring")
+    __slots__ = ("__weakref__", "_lines", "_order", "_owner", "_raw", "_ring", "_yielded")
 
     def __init__(self, raw: Raw, ring: Ring, owner: File[Any] | None = None) -> None:
         self._raw = raw
         self._ring = ring
         self._order = raw.order
         self._owner = owner  # of whom this is another view, and who closes the file
+        self._lines = 0  # how many may be taken from the buffer before the clock is looked at
+        self._yielded = 0.0
 
     # --- who is next --------------------------------------------------------------------------------------------------
 
@@ -190,6 +196,9 @@ class File(Generic[AnyStr]):
         try:
             while line := await self._readline(-1):
                 lines.append(line)
+                self._lines -= 1
+                if self._lines <= 0:
+                    await self._breathe()
                 if hint > 0:
                     if len(line) > hint - length:
                         break
@@ -198,6 +207,16 @@ class File(Generic[AnyStr]):
         except BaseException:
             self._unread(lines)
             raise
+
+    async def _breathe(self) -> None:
+        """So many lines have been taken from a buffer: let others run, if it took long."""
+        self._lines = _LINES
+        now = perf_counter()
+        if now - self._yielded > _LONG:
+            if self._yielded:
+                await checkpoint()
+                now = perf_counter()
+            self._yielded = now
 
     def _unread(self, lines: list[AnyStr]) -> None:
         """Lines that a cancelled call had read already."""
@@ -252,31 +271,43 @@ class File(Generic[AnyStr]):
         if raw.fd < 0:
             return
         ring, order = self._ring, self._order
-        if ring._started is None or not ring._started.open:
+        engine = ring._started
+        if engine is None or engine.ended:
             self._close_in_place()
             return
-        if not order.busy and not self._dirty() and ring._budget.left > 0 and _get_running_loop() is ring._loop_here:
+        if order.busy and raw.streams and not raw.mode.writing:
+            ring._end_waits(raw.fd)  # as `Ring.close` does: a read that waits for a peer would keep the file for ever
+        if (
+            not order.busy
+            and engine.open
+            and not self._dirty()
+            and ring._budget.left > 0
+            and _get_running_loop() is ring._loop_here
+        ):
             order.busy = True
             try:
-                await raw.close()
+                if raw.told is not None:
+                    await self._flush()  # nothing is written: the fd's own position is put where the file is
             finally:
-                self._drop()
-                order.leave()
+                try:
+                    await raw.close()
+                finally:
+                    self._drop()
+                    order.leave()
             return
-        if self._dirty() or order.busy:
-            with CancelScope(shield=True):
-                await self._close_shielded()
-        else:
-            await self._close_shielded()
+        if not engine.loop.running_here():
+            engine.check()
+        with CancelScope(shield=True):
+            await self._close_shielded(engine.loop)
 
     aclose = close
 
-    async def _close_shielded(self) -> None:
+    async def _close_shielded(self, loop: Loop) -> None:
         """Whoever is cancelled meanwhile still closes the file, and is told afterwards."""
         raw, order, struck = self._raw, self._order, None
         cancelled = get_cancelled_exc_class()
         try:
-            await order.join(self._ring._engine.loop, shielded=True)
+            await order.join(loop, shielded=True)
         except cancelled as error:
             struck = error
         try:
@@ -287,6 +318,8 @@ class File(Generic[AnyStr]):
                     break
                 except cancelled as error:
                     struck = error  # what it flushed has landed: the rest
+                except RingClosedError:
+                    self._close_in_place()
         finally:
             try:
                 await raw.close()
@@ -316,19 +349,26 @@ class File(Generic[AnyStr]):
         if order.flights and engine is not None and not engine.ended:
             order.then = lambda: self._finish(why)  # a cancelled write is still under way
             return
+        loses = self._raw.closefd or self._dirty()
         try:
             self._close_in_place()
         finally:
-            if engine is None or engine.ended != "forked":
+            if loses and (engine is None or engine.ended != "forked"):
                 warnings.warn(said, ResourceWarning, source=self, stacklevel=3)
 
     def _close_in_place(self) -> None:
         raw, engine = self._raw, self._ring._started
         raw.io = IN_PLACE
+        if engine is not None and engine.ended == "forked":
+            # What a forked child has is a copy: its parent writes it, and shares the fd's position with it.
+            raw.told = None
+            self._drop()
+        elif raw.under_way:
+            # The method may still be about to write: by the fd's number, which must not come to mean another file.
+            logger.error("a write of %r did not end before its ring had to: it may not hold all it accepted", self)
+            raw.closefd = False
         try:
-            if self._order.flights:
-                logger.error("a write of %r did not end before its ring had to: it may not hold all it accepted", self)
-            elif engine is None or engine.ended != "forked":  # what a forked child has is a copy: its parent writes it
+            if self._dirty() and not raw.under_way:
                 drive(self._flush())
         finally:
             try:

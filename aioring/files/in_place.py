@@ -6,7 +6,9 @@ whose loop ends, writes what it accepted. The tests drive the layers by it, too.
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -16,6 +18,7 @@ from .raw import Raw
 __all__ = ["IN_PLACE", "InPlace", "drive"]
 
 T = TypeVar("T")
+_GRACE = 1.0  # seconds
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -29,12 +32,22 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a layer over IN_PLACE was suspended")
 
 
+def _ready(fd: int) -> int:
+    """How much a pipe surely takes without waiting. For who reads from it a second is waited, and no longer: it may be the
+    very loop that ends here."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    if not poll.poll(_GRACE * 1000):
+        raise BlockingIOError(errno.EAGAIN, "nobody reads what is to be written to it")
+    return select.PIPE_BUF
+
+
 class InPlace:
     """See the module."""
 
     async def read(self, raw: Raw, n: int) -> bytes | None:
         try:
-            return os.pread(raw.fd, n, raw.position) if raw.seekable else os.read(raw.fd, n)
+            return os.read(raw.fd, n) if raw.streams else os.pread(raw.fd, n, raw.position)
         except BlockingIOError:
             return None
 
@@ -49,13 +62,14 @@ class InPlace:
         return b"".join(parts)
 
     async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
-        if not raw.seekable or raw.mode.appending:
+        if raw.streams:
+            n = os.write(raw.fd, data[: _ready(raw.fd)])
+        elif raw.appends:
             n = os.write(raw.fd, data)
+            raw.position = os.lseek(raw.fd, 0, os.SEEK_CUR)
         else:
             n = os.pwrite(raw.fd, data, raw.position)
-        raw.position += n
-        if raw.mode.appending and raw.seekable:
-            raw.position = os.lseek(raw.fd, 0, os.SEEK_CUR)
+            raw.position += n
         landed(n)
         return n
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from ..engine import Engine
-from ..errors import os_error
+from ..errors import RingClosedError, os_error
 from ..kernel import at_once
 from ..ring import Ring, get_ring
 from . import modes
@@ -45,15 +45,22 @@ class Opening(Generic[F]):
     Nothing is opened before. Awaited again, it gives the same file.
     """
 
-    __slots__ = ("_file", "_open")
+    __slots__ = ("_file", "_open", "_under_way")
 
     def __init__(self, open_it: Callable[[], Coroutine[Any, Any, F]]) -> None:
         self._open = open_it
         self._file: F | None = None
+        self._under_way = False
 
     async def _opened(self) -> F:
         if self._file is None:
-            self._file = await self._open()
+            if self._under_way:
+                raise RuntimeError("this file is being opened by another task already")
+            self._under_way = True
+            try:
+                self._file = await self._open()
+            finally:
+                self._under_way = False
         return self._file
 
     def __await__(self) -> Generator[Any, None, F]:
@@ -210,9 +217,13 @@ async def _raw_over(ring: Ring, fd: int, name: Any, mode: Mode, closefd: bool, o
         if stat.S_ISDIR(status.st_mode):
             raise os_error(errno.EISDIR, name)
         raw = Raw(fd, mode, name, closefd, _io_of(ring), status)
+        if shared:
+            raw.appends = bool(at_once.flags_of(fd) & os.O_APPEND)
         if mode.appending and raw.seekable:
             # As io.FileIO, which asks where the end is; the fd's own position moves with it, for what is shared.
-            raw.position = os.lseek(fd, 0, os.SEEK_END)
+            raw.position = status.st_size
+            if shared or not raw.regular:
+                raw.position = await ring.run(os.lseek, fd, 0, os.SEEK_END)
             if not own:
                 raw.told = raw.position
         elif shared:
@@ -220,7 +231,10 @@ async def _raw_over(ring: Ring, fd: int, name: Any, mode: Mode, closefd: bool, o
         return raw
     except BaseException:
         if own:
-            await ring.close(fd)
+            try:
+                await ring.close(fd)
+            except RingClosedError:
+                os.close(fd)
         raise
 
 
@@ -291,10 +305,13 @@ def _look_after(ring: Ring, file: File[Any]) -> None:
 
 
 def _finish_all(files: weakref.WeakSet[File[Any]]) -> None:
+    said: Warning | None = None  # where warnings are errors: after all have been finished
     for file in list(files):
         try:
             file._finish("its ring, or its loop, was closed before it")
-        except Warning:
-            raise
+        except Warning as warning:
+            said = said or warning
         except Exception as error:
             logger.error("what %r had accepted could not be written: %s", file, error, exc_info=error)
+    if said is not None:
+        raise said

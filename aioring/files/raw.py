@@ -63,8 +63,8 @@ class Raw:
     """See the module. `fd` is -1 once it is closed."""
 
     __slots__ = (
-        "__weakref__", "blksize", "closefd", "fd", "held", "io", "known", "mode", "name", "opened_here", "order",
-        "position", "regular", "seekable", "shielded", "told",
+        "__weakref__", "appends", "blksize", "closefd", "fd", "held", "io", "known", "mode", "name", "opened_here", "order",
+        "position", "regular", "seekable", "shielded", "streams", "told", "under_way",
     )  # fmt: skip
 
     def __init__(self, fd: int, mode: Mode, name: Any, closefd: bool, io: Io, status: os.stat_result | None) -> None:
@@ -80,14 +80,20 @@ class Raw:
         self.told: int | None = None  # where the fd's own position was put last, if others look at it
         self.held: list[bytes] = []  # read from what cannot seek, and not given to anybody
         self.shielded = False  # it is being closed: a cancel waits for its transfers
+        self.appends = mode.appending  # whether the fd has O_APPEND: what is written goes to the end
+        self.under_way = 0  # writes, whoever waits for them
+        # It is read and written where it stands, when it is ready: what cannot seek, and eventfds and their kin, which take
+        # an lseek and stay where they are.
+        self.streams = False
         self.known: Any = None  # for `io`
         self.opened_here = False  # by it, in place, for reading only: it can be closed so
         if not self.regular:
             try:
                 self.position = os.lseek(fd, 0, os.SEEK_CUR)
                 self.seekable = True
+                self.streams = status is not None and not stat.S_IFMT(status.st_mode)
             except OSError:
-                pass
+                self.streams = True
 
     def starts_where_it_is(self) -> None:
         """It was opened on an fd, whose position others may share."""
@@ -107,12 +113,12 @@ class Raw:
                 self.held.insert(0, first[n:])
             return first[:n]
         data = await self.io.read(self, n)
-        if data:
+        if data and not self.streams:
             self.position += len(data)
         return data
 
     async def readall(self) -> bytes | None:
-        if self.seekable:
+        if not self.streams:
             data = await self.io.rest(self)
             self.position += len(data)
             return data

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import RingClosedError, os_error
+from ..errors import os_error
 from ..handle import Handle
 from ..kernel import at_once
 from ..kernel.abi import MAX_OFFSET
@@ -53,17 +53,23 @@ class _Flight:
             return
         self.over = True
         raw, n = self.raw, handle.done
-        if n:
-            raw.position += n
-            if raw.mode.appending and raw.fd >= 0:
-                # Where the kernel put it: without an offset it moves the fd's position. (But the rest of a short write
-                # goes to an offset, which O_APPEND overrules, and moves nothing.)
-                raw.position = os.fstat(raw.fd).st_size if handle.again else os.lseek(raw.fd, 0, os.SEEK_CUR)
-            self.landed(n)
-        if self.waiter is not None:
-            self.engine.loop.wake(self.waiter)
-        if self.gone:
-            raw.order.landed()
+        raw.under_way -= 1
+        try:
+            if n:
+                raw.position += n
+                if raw.appends and raw.fd >= 0:
+                    # Where the kernel put it: without an offset it moves the fd's position. (But the rest of a short write
+                    # goes to an offset, which O_APPEND overrules, and moves nothing.)
+                    raw.position = os.fstat(raw.fd).st_size if handle.again else os.lseek(raw.fd, 0, os.SEEK_CUR)
+        except OSError:
+            pass  # somebody has closed the fd: the next call says so
+        finally:
+            if n:
+                self.landed(n)
+            if self.waiter is not None:
+                self.engine.loop.wake(self.waiter)
+            if self.gone:
+                raw.order.landed()
 
     def cancelled(self, _: Any) -> bool:
         if self.raw.shielded:
@@ -88,7 +94,7 @@ class RingIo:
         self.ring = ring
 
     async def read(self, raw: Raw, n: int) -> bytes | None:
-        if raw.seekable:
+        if not raw.streams:
             known = raw.known or self._know(raw)
             return await self.ring._read_known(known, raw.position, n)
         memory = bytearray(min(n, MOST))
@@ -126,15 +132,16 @@ class RingIo:
 
     async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
         ring = self.ring
-        if not raw.seekable:
+        if raw.streams:
             n = await ring._send(raw.fd, memoryview(data)[:MOST])
             landed(n)
             return n
         engine = ring._engine
-        handle = Handle(WRITE, raw.fd, MAX_OFFSET if raw.mode.appending else raw.position, len(data))
+        handle = Handle(WRITE, raw.fd, MAX_OFFSET if raw.appends else raw.position, len(data))
         handle.view = data
         flight = _Flight(raw, engine, handle, landed)
         handle.on_done = flight.arrived
+        raw.under_way += 1
         try:
             engine.ask(handle)
             await engine.loop.park(flight, flight.cancelled)
@@ -168,7 +175,7 @@ class RingIo:
             raw.known.close()
         if raw.opened_here and self.ring._close_here(fd):
             return
-        try:
-            await self.ring.close(fd)
-        except RingClosedError:
+        if self.ring.closed:
             os.close(fd)
+        else:
+            await self.ring.close(fd)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .buffered import Buffered
@@ -286,8 +287,8 @@ class Text:
         finally:
             self._settle(returned)
 
-    async def readlines(self, hint: int) -> list[str]:
-        """In one piece: interrupted, its lines are to be read again."""
+    async def readlines(self, hint: int, breathe: Callable[[], Awaitable[None]]) -> list[str]:
+        """In one piece: interrupted, its lines are to be read again. Now and then it lets others run (`breathe`)."""
         self.check()
         self.telling = False  # as io's, which iterates; where that fails it stays so
         self._begin()
@@ -297,6 +298,8 @@ class Text:
             length = 0
             while line := await self._line():
                 lines.append(line)
+                if not len(lines) % 64:
+                    await breathe()
                 if hint > 0:
                     if len(line) > hint - length:
                         break

@@ -8,15 +8,12 @@ from __future__ import annotations
 import io
 from asyncio.events import _get_running_loop
 from collections.abc import Iterable
-from time import perf_counter
 from typing import Any
-
-from anyio.lowlevel import checkpoint
 
 from ..ring import Ring
 from .binary import BinaryFile
 from .buffered import Buffered, optional_size
-from .file import LINES, LONG, File
+from .file import File
 from .raw import Raw
 from .text import Text
 
@@ -32,7 +29,7 @@ def resolve(encoding: str | None, errors: str | None, newline: str | None) -> tu
 class TextFile(File[str]):
     """A text file: decoded and encoded as it goes, with universal newlines, and cookies for positions."""
 
-    __slots__ = ("_encoding", "_layer", "_line_buffering", "_lines", "_newline", "_size", "_start", "_yielded")
+    __slots__ = ("_encoding", "_layer", "_line_buffering", "_newline", "_size", "_start")
 
     def __init__(
         self, raw: Raw, ring: Ring, size: int, encoding: tuple[str, str], newline: str | None, line_buffering: bool
@@ -44,8 +41,6 @@ class TextFile(File[str]):
         self._line_buffering = line_buffering
         self._start = raw.position
         self._layer: Text | None = None
-        self._lines = 0
-        self._yielded = 0.0
 
     def _text(self) -> Text:
         mode = self._raw.mode
@@ -118,7 +113,7 @@ class TextFile(File[str]):
         return await (self._layer or self._text()).readline(size)
 
     async def _readlines(self, hint: int) -> list[str]:
-        return await (self._layer or self._text()).readlines(hint)
+        return await (self._layer or self._text()).readlines(hint, self._breathe)
 
     async def __anext__(self) -> str:
         layer = self._layer
@@ -130,13 +125,7 @@ class TextFile(File[str]):
                 layer.used = end
                 return layer.decoded[used:end]
         if self._lines <= 0:
-            self._lines = LINES
-            now = perf_counter()
-            if now - self._yielded > LONG:
-                if self._yielded:
-                    await checkpoint()
-                    now = perf_counter()
-                self._yielded = now
+            await self._breathe()
         line = await self.readline()
         if not line:
             raise StopAsyncIteration

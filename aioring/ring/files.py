@@ -94,8 +94,9 @@ class Files(Lifetime):
         if budget.left <= 0 or not self._at_once or self._engine.uses(fd):
             return False
         budget.left -= 1
-        self._closes.cached += 1
-        return at_once.close_here(fd)
+        closed = at_once.close_here(fd)
+        self._closes.cached += closed
+        return closed
 
     async def _open(
         self,

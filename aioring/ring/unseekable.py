@@ -76,6 +76,11 @@ class Unseekable(Lifetime):
         self._engine  # noqa: B018 - whether it may be used here and now
         return await self._moved(READ, fd, reader((memory,)), len(memory))
 
+    def _end_waits(self, fd: int) -> None:
+        """Whoever waits for `fd` gets ECANCELED: it is about to be closed."""
+        if self._readiness is not None:
+            self._readiness.cancel_fd(fd)
+
     async def _send(self, fd: int, data: memoryview) -> int:
         """One transfer of what is taken, once something is. Cancelled, nothing was."""
         self._engine  # noqa: B018
