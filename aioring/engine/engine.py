@@ -273,10 +273,10 @@ class Engine(Cancelling):
                 self.method.submit(self.staged)  # before anybody can close its fd
                 self.method.reap()
                 self._complete_all()
+            self._tend_later()
         except BaseException:
             self._come_back()
             raise
-        self._tend_later()
 
     def on_doorbell(self) -> None:
         """The doorbell rang. It is silenced first: what is rung after the look rings again."""
@@ -304,10 +304,14 @@ class Engine(Cancelling):
         self._flush_soon = True
 
     def _tend(self) -> None:
-        self.tending = None
-        if not self.ended:
-            self.workers.tend()
-            self._tend_later()
+        try:
+            self.tending = None
+            if not self.ended:
+                self.workers.tend()
+                self._tend_later()
+        except BaseException:
+            self._come_back()
+            raise
 
     def _tend_later(self) -> None:
         if self.tending is None and (after := self.workers.look_again()):

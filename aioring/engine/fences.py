@@ -26,11 +26,12 @@ __all__ = ["Fence", "Fences"]
 class Fence:
     """An fd that is being closed by `owner`, which `waits` for those `before` it; `after` is asked when it is through."""
 
-    __slots__ = ("after", "before", "lifted", "owner", "then", "waits")
+    __slots__ = ("after", "before", "former", "lifted", "owner", "then", "waits")
 
-    def __init__(self, owner: Handle | Chain, before: set[object]) -> None:
+    def __init__(self, owner: Handle | Chain, before: set[object], former: Fence | None) -> None:
         self.owner = owner
         self.before = before
+        self.former = former  # lifted; its owner is still telling those behind it, of whom ours is one
         self.lifted = False
         self.waits = True
         self.after: deque[Handle | Chain] = deque()
@@ -86,7 +87,9 @@ class Fences:
         for fd in (handle.fd, handle.fd2):
             fence = self.closing.get(fd)
             # Who used the fd before the close was asked (a read that was parked) is older than the fence.
-            if fence is not None and not fence.lifted and handle not in fence.before:
+            if fence is None or fence.owner is handle or (handle.chain is not None and fence.owner is handle.chain):
+                continue  # (one's own: struck by KeyboardInterrupt, one is asked again)
+            if not fence.lifted and handle not in fence.before:
                 return fence
         return None
 
@@ -94,7 +97,9 @@ class Fences:
         """Begin to close `fds`. The owner goes on at once, or when all who were asked before have done."""
         mine = set(owner.links) if isinstance(owner, Chain) else set()
         for fd in fds:
-            self.closing[fd] = Fence(owner, self._users(fd) - mine)
+            former = self.closing.get(fd)
+            if former is None or former.owner is not owner:  # else it was put up before KeyboardInterrupt struck
+                self.closing[fd] = Fence(owner, self._users(fd) - mine, former)
             if self.on_fence is not None:
                 self.on_fence(fd)
         self._go_if_free(owner, fds)
@@ -179,15 +184,21 @@ class Fences:
     def _closed_fd(self, handle: Handle) -> None:
         """A close is through, or failed: what was asked after it goes on, with whatever that number means now."""
         fence = self.closing.get(handle.fd)
-        if fence is None or (fence.owner is not handle and fence.owner is not handle.chain):
+        while fence is not None and fence.owner is not handle and fence.owner is not handle.chain:
+            fence = fence.former  # struck by KeyboardInterrupt when one of those behind had closed the number again
+        if fence is None:
             return  # a close that never got as far as to stand in front of others
         fence.lifted = True
         for callback in fence.then:
             callback()
         while fence.after:
             what = fence.after[0]
-            if not what.finished():
+            # (Else it is in somebody's hands: KeyboardInterrupt struck after it was asked. Asked twice, it is done twice.)
+            if (what.links[0] if isinstance(what, Chain) else what).state == DEFINED:
                 self.ask_chain(what) if isinstance(what, Chain) else self.ask(what)
             fence.after.popleft()
-        if self.closing.get(handle.fd) is fence:  # else one of those closes the number again
+        now = self.closing.get(handle.fd)
+        if now is fence:
             del self.closing[handle.fd]
+        elif now is not None:  # one of those closes the number again
+            now.former = None

@@ -49,12 +49,13 @@ _FIRST = 1 << 62  # tokens beyond any SQE's position
 
 
 class _Thread:
-    """One worker: its number, and the lock on which it sleeps (released to wake it)."""
+    """One worker: its number, how often it lay down, and the lock on which it sleeps (released to wake it)."""
 
-    __slots__ = ("number", "reads", "wake")
+    __slots__ = ("naps", "number", "reads", "wake")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.naps = 0
         self.reads = False  # it stands in `_readers`
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -76,7 +77,7 @@ class Worker:
         self._token = _FIRST
         self._queue: deque[Handle] = deque()
         self._pending: dict[Handle, None] = {}
-        self._idle: dict[int, _Thread] = {}
+        self._idle: dict[tuple[int, int], _Thread] = {}  # by number and nap
         self._threads: dict[int, _Thread] = {}
         self._lock = threading.Lock()
         self._launched = 0.0
@@ -180,12 +181,14 @@ class Worker:
         idle = self._idle
         while idle:
             try:
-                thread = idle[min(idle)]
+                nap = min(idle)
+                thread = idle[nap]
             except (KeyError, ValueError, RuntimeError):
                 continue  # another took it, or the dict changed under `min`
-            # Woken first: struck by KeyboardInterrupt after it, the thread takes itself off the list.
+            # Woken first: struck by KeyboardInterrupt after it, the thread takes itself off the list. It may have done so,
+            # worked and lain down again before the next line: that is another nap, and stays.
             self._wake(thread)
-            idle.pop(thread.number, None)
+            idle.pop(nap, None)
             return
         self._launch(self.least)
 
@@ -282,24 +285,26 @@ class Worker:
 
     def _sleep(self, me: _Thread) -> bool:
         """Wait for work. False: leave the pool."""
-        self._idle[me.number] = me
+        me.naps += 1
+        nap = (me.number, me.naps)
+        self._idle[nap] = me
         # Either we see what was queued before this look, or who queues after it sees us idle and wakes us.
         if self._queue or self._closed:
-            self._idle.pop(me.number, None)
+            self._idle.pop(nap, None)
             return True
         while not me.wake.acquire(timeout=self._idle_timeout):
-            if me.number not in self._idle:
+            if nap not in self._idle:
                 return True  # taken to be woken, by one whom KeyboardInterrupt struck before it did
             with self._lock:
                 highest = me.number == max(self._threads)
-                if highest and len(self._threads) > self.least and self._idle.pop(me.number, None) is me:
+                if highest and len(self._threads) > self.least and self._idle.pop(nap, None) is me:
                     if self._queue:
                         return True  # queued by one who may have seen us idle a moment ago
                     del self._threads[me.number]
                     return False
         # Woken before we lay down (by the wake meant for the last turn) we may still stand there as idle: a busy worker
         # that is taken for an idle one swallows a wake.
-        self._idle.pop(me.number, None)
+        self._idle.pop(nap, None)
         return True
 
     def _ring(self) -> None:
