@@ -138,15 +138,23 @@ class Buffered:
         finally:
             self._put_back()
 
+    async def _gather_ahead(self) -> int:
+        """Begin a read that the buffer is not enough for: gather what it has, and be done with it. How much that was.
+
+        What is unwritten goes out first: should this be left, putting back replaces the buffer that it lies in.
+        """
+        if self.writable:
+            await self._flush_writes()
+        if ahead := self.ahead():
+            self.gathered.append(self._take(ahead))
+        if self.writable:
+            await self._flush_and_rewind()
+        self.read_end = -1
+        return ahead
+
     async def _read_all(self) -> bytes | None:
         try:
-            if self.writable:
-                await self._flush_writes()
-            if ahead := self.ahead():
-                self.gathered.append(self._take(ahead))
-            if self.writable:
-                await self._flush_and_rewind()
-            self.read_end = -1
+            await self._gather_ahead()
             rest = await self.raw.readall()
             gathered, self.gathered = self.gathered, []
             if not gathered:
@@ -156,15 +164,8 @@ class Buffered:
             self._put_back()
 
     async def _read_generic(self, n: int) -> bytes | None:
-        gathered, remaining, size = self.gathered, n, self.buffer_size
-        if self.writable:
-            await self._flush_writes()
-        if ahead := self.ahead():
-            gathered.append(self._take(ahead))
-            remaining -= ahead
-        if self.writable:
-            await self._flush_and_rewind()
-        self.read_end = -1
+        gathered, size = self.gathered, self.buffer_size
+        remaining = n - await self._gather_ahead()
         while whole := remaining - remaining % size:
             # Whole blocks, so that the last one is read into the buffer.
             data = await self.raw.read(whole)
@@ -234,15 +235,9 @@ class Buffered:
 
     async def _gather_for(self, size: int, once: bool) -> bytes | None:
         """_buffered_readinto_generic, up to the copy."""
-        gathered, remaining = self.gathered, size
-        if self.writable:
-            await self._flush_writes()
-        if ahead := self.ahead():
-            gathered.append(self._take(ahead))
-            remaining -= ahead
-        if self.writable:
-            await self._flush_and_rewind()
-        self.read_end, self.pos = -1, 0
+        gathered = self.gathered
+        remaining = size - await self._gather_ahead()
+        self.pos = 0
         while remaining > 0:
             if remaining > self.buffer_size:
                 data = await self.raw.read(remaining)
@@ -285,20 +280,14 @@ class Buffered:
         if n == limit:
             return self._take(n)
         try:
-            return await self._line_from_raw(n, limit)
+            return await self._line_from_raw(limit)
         finally:
             self._put_back()
 
-    async def _line_from_raw(self, n: int, limit: int) -> bytes:
-        gathered = self.gathered
-        if self.writable:
-            await self._flush_writes()
-        if n > 0:
-            gathered.append(self._take(n))
-            if limit >= 0:
-                limit -= n
-        if self.writable:
-            await self._flush_and_rewind()
+    async def _line_from_raw(self, limit: int) -> bytes:
+        gathered, n = self.gathered, await self._gather_ahead()
+        if limit >= 0:
+            limit -= n
         while True:
             self.read_end = -1
             n = await self._fill()

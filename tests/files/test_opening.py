@@ -200,15 +200,44 @@ async def test_opener_runs_on_a_worker_and_its_fd_is_not_inherited(ring: Any, pa
         assert await file.read() == pattern(100_000)
 
 
-async def test_audit_hooks_see_what_the_built_in_raises(ring: Any, path: Path) -> None:
-    seen: list[Any] = []
-    sys.addaudithook(lambda event, args: seen.append(args) if event == "open" and listening else None)
-    listening = True
-    open(path, "rb").close()
-    wanted, seen[:] = seen[:], []
-    async with aopen(path, "rb", ring=ring):
-        listening = False
-    assert seen == wanted
+@pytest.mark.parametrize("method", ["io_uring", "worker"])
+def test_audit_hooks_see_what_the_built_in_raises_and_can_refuse(path: Path, method: str) -> None:
+    """In a process of its own: a hook is never taken off again."""
+    program = f"""
+import asyncio, os, sys
+import aioring
+seen = []
+def hook(event, args):
+    if event == "open" and args[0] == {str(path)!r}:
+        seen.append(args)
+        if refusing:
+            raise PermissionError("not this one")
+refusing = False
+sys.addaudithook(hook)
+async def main():
+    global refusing
+    for cached in (True, False):
+        async with aioring.Ring({method!r}, page_cache_first=cached) as ring:
+            for mode in ("rb", "r+b", "r", "ab"):
+                open({str(path)!r}, mode).close()
+                wanted, seen[:] = seen[:], []
+                async with aioring.open({str(path)!r}, mode, ring=ring):
+                    pass
+                assert seen == wanted, (seen, wanted)
+                seen.clear()
+            refusing = True
+            before = len(os.listdir("/proc/self/fd"))
+            try:
+                await aioring.open({str(path)!r}, "rb", ring=ring)
+            except PermissionError as error:
+                print(error)
+            assert len(os.listdir("/proc/self/fd")) == before
+            refusing = False
+            seen.clear()
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "not this one\nnot this one\n", done.stderr
 
 
 async def test_awaited_or_entered_it_is_the_same_file(ring: Any, path: Path) -> None:
