@@ -36,7 +36,6 @@ __all__ = ["Opening", "open_file"]
 F = TypeVar("F", bound=File[Any], covariant=True)
 
 logger = logging.getLogger("aioring")
-_ios: weakref.WeakKeyDictionary[Ring, RingIo] = weakref.WeakKeyDictionary()
 
 
 class Opening(Generic[F]):
@@ -143,7 +142,7 @@ async def _open_cached(ring: Ring, name: Any, mode: Mode) -> Raw:
             fd, held = -1, fd
             return await _raw_over(ring, await ring._opened_for(held, mode.flags), name, mode, True, True)
         at_once.blocking_again(fd, mode.flags)
-        raw = Raw(fd, mode, name, True, _io_of(ring), status)
+        raw = Raw(fd, mode, name, True, RingIo(ring), status)
     except BaseException:
         if fd >= 0:
             os.close(fd)
@@ -216,7 +215,7 @@ async def _raw_over(ring: Ring, fd: int, name: Any, mode: Mode, closefd: bool, o
             status = await ring.stat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise os_error(errno.EISDIR, name)
-        raw = Raw(fd, mode, name, closefd, _io_of(ring), status)
+        raw = Raw(fd, mode, name, closefd, RingIo(ring), status)
         if shared:
             raw.appends = bool(at_once.flags_of(fd) & os.O_APPEND)
         if mode.appending and raw.seekable:
@@ -280,13 +279,6 @@ class _Closes(list[int]):
 
     def append(self, fd: int) -> None:
         os.close(fd)
-
-
-def _io_of(ring: Ring) -> RingIo:
-    found = _ios.get(ring)
-    if found is None:
-        found = _ios[ring] = RingIo(ring)
-    return found
 
 
 # --- the end of the ring ----------------------------------------------------------------------------------------------

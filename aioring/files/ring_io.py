@@ -86,7 +86,7 @@ class _Flight:
 
 
 class RingIo:
-    """One ring's, for all its files."""
+    """One file's, and its hold on the ring."""
 
     __slots__ = ("ring",)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import io
 import os
 import pickle
@@ -443,6 +444,19 @@ asyncio.run(main())
     )
     assert done.stdout == "0\n"
     assert (tmp_path / "file").read_bytes() == b"parent"
+
+
+def test_a_ring_is_not_kept_by_the_files_it_had(path: Path) -> None:
+    async def main() -> Any:
+        async with aioring.Ring() as ring:
+            for mode in ("rb", "r+b", "r", "a"):
+                async with aopen(path, mode, ring=ring):
+                    pass
+        return weakref.ref(ring)
+
+    found = asyncio.run(main())
+    gc.collect()
+    assert found() is None
 
 
 def test_pickling_is_refused_and_files_are_hashable(path: Path) -> None:
