@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 try:
     import ctypes as _ctypes
 except ImportError as _error:  # Python 3.12 and later, in a subinterpreter with a GIL of its own
@@ -12,7 +14,6 @@ except ImportError as _error:  # Python 3.12 and later, in a subinterpreter with
 
 from .buffers import alloc
 from .errors import AioringError, RingClosedError, RingUnavailableError, WrongLoopError
-from .files import BinaryFile, File, Opening, RawFile, TextFile, open
 from .kernel.abi import (
     RESOLVE_BENEATH,
     RESOLVE_CACHED,
@@ -27,6 +28,9 @@ from .observe.in_flight import InFlight
 from .observe.lag import LoopLag, loop_lag
 from .observe.slow import SlowIo, slow_io
 from .ring import Pending, Ring, get_ring, in_flight, rings
+
+if TYPE_CHECKING:
+    from .files import BinaryFile, File, Opening, RawFile, TextFile, open
 
 __version__ = "0.1.0"
 
@@ -63,3 +67,16 @@ __all__ = [
     "slow_io",
 ]
 del _ctypes
+
+_OF_FILES = ("BinaryFile", "File", "Opening", "RawFile", "TextFile", "open")
+
+
+def __getattr__(name: str) -> object:
+    # Files need anyio; `aioring doctor` runs where it is missing, and has to say what else is wrong.
+    if name in _OF_FILES:
+        from . import files
+
+        value: object = getattr(files, name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
