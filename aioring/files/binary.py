@@ -11,7 +11,7 @@ from asyncio.events import _get_running_loop
 from typing import Any
 
 from ..ring import Ring
-from .buffered import Buffered, as_view, optional_size
+from .buffered import Buffered, as_view, optional_size, untold
 from .file import File
 from .raw import Raw
 
@@ -113,7 +113,7 @@ class RawFile(File[bytes]):
         if not raw.mode.writing:
             raise io.UnsupportedOperation("File not open for writing")
         raw.adopt()
-        n = await raw.write(view, _untold)
+        n = await raw.write(view, untold)
         raw.share(self._position)
         return n
 
@@ -306,10 +306,6 @@ def writable_view(buffer: Any) -> memoryview:
     if view.readonly:
         raise TypeError(f"read-write bytes-like object expected, not {type(buffer).__name__}")
     return view
-
-
-def _untold(_: int) -> None:
-    return None
 
 
 async def _nothing() -> bytes:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .raw import Raw
 
-__all__ = ["Buffered", "as_view", "off_t", "optional_size"]
+__all__ = ["Buffered", "as_view", "off_t", "optional_size", "untold"]
 
 _NOTHING = bytearray()
 
@@ -327,7 +327,7 @@ class Buffered:
             if taken is not None:
                 taken(n)
             return n
-        await self._write_through(view if type(view) is bytes else bytes(view), taken or _untold)
+        await self._write_through(view if type(view) is bytes else bytes(view), taken or untold)
         return n
 
     async def _write_through(self, data: bytes, taken: Callable[[int], Any]) -> None:
@@ -464,7 +464,7 @@ class Buffered:
 _HOLES = (3, 4)  # SEEK_DATA, SEEK_HOLE: linux/fs.h
 
 
-def _untold(_: int) -> None:
+def untold(_: int) -> None:
     """`data` was the caller's: the raw position says how much of it was taken."""
 
 
