@@ -30,7 +30,7 @@ from .observe.slow import SlowIo, slow_io
 from .ring import Pending, Ring, get_ring, in_flight, rings
 
 if TYPE_CHECKING:
-    from .files import BinaryFile, File, Opening, RawFile, TextFile, open
+    from .files import BinaryFile, File, Opening, RawFile, TextFile, WrappedFile, open, wrap_file
 
 __version__ = "0.1.0"
 
@@ -57,6 +57,7 @@ __all__ = [
     "SlowIo",
     "TextFile",
     "Waited",
+    "WrappedFile",
     "WrongLoopError",
     "alloc",
     "get_ring",
@@ -65,10 +66,11 @@ __all__ = [
     "open",
     "rings",
     "slow_io",
+    "wrap_file",
 ]
 del _ctypes
 
-_OF_FILES = ("BinaryFile", "File", "Opening", "RawFile", "TextFile", "open")
+_OF_FILES = ("BinaryFile", "File", "Opening", "RawFile", "TextFile", "WrappedFile", "open", "wrap_file")
 
 
 def __getattr__(name: str) -> object:

@@ -1,8 +1,10 @@
 """Open files: `aioring.open`, in anyio's dialect, with everything the built-in `open` has.
 
-`opening.py` makes them (`modes.py`: what a mode means), `file.py` and `binary.py` are what people hold. Below lie the
-layers of the `io` module, over an awaited raw file: `buffered.py`, and `raw.py`, whose transfers are a ring's
-(`ring_io.py`) or made in place (`in_place.py`). `order.py` has calls on one file run in the order in which they were made.
+`opening.py` makes them (`modes.py`: what a mode means; `here.py`: most files, in a straight line), `file.py`, `binary.py`
+and `textual.py` are what people hold. Below lie the layers of the `io` module, over an awaited raw file: `text.py`,
+`buffered.py`, and `raw.py`, whose transfers are a ring's (`ring_io.py`) or made in place (`in_place.py`). `order.py` has
+calls on one file run in the order in which they were made. `blocking.py` shows a file as a blocking one, `wrapped.py`
+awaits one that somebody else has made.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from ..ring import Ring
 from .binary import BinaryFile, RawFile
 from .file import File
-from .opening import Opening, open_file
+from .here import Kinds
+from .opening import Opening
 from .textual import TextFile
+from .wrapped import WrappedFile, wrap_file
 
 if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode
 
-__all__ = ["BinaryFile", "File", "Opening", "RawFile", "TextFile", "open"]
+__all__ = ["BinaryFile", "File", "Opening", "RawFile", "TextFile", "WrappedFile", "open", "wrap_file"]
 
 FileDescriptorOrPath = int | str | bytes | PathLike[str] | PathLike[bytes]
+_KINDS = Kinds(RawFile, BinaryFile, BinaryFile, TextFile)
 Opener = Callable[[Any, int], int]
 
 
@@ -118,4 +123,4 @@ def open(
         ValueError, TypeError, LookupError: as the built-in `open`.
         RingClosedError, WrongLoopError: the ring is closed, or belongs to another loop, thread or process.
     """
-    return open_file(file, mode, buffering, encoding, errors, newline, closefd, opener, ring)
+    return Opening(ring, _KINDS, file, mode, buffering, encoding, errors, newline, closefd, opener)

@@ -27,7 +27,8 @@ class RawFile(File[bytes]):
 
     async def read(self, size: int | None = -1, /) -> bytes:
         """What one transfer of `size` bytes brings, which may be less; without `size` all there is."""
-        return await self._call(self._read, optional_size(size)) or b""
+        data: Any = await self._call(self._read, optional_size(size))
+        return data  # type: ignore[no-any-return]
 
     async def _read(self, size: int) -> bytes | None:
         raw = self._raw
@@ -50,11 +51,13 @@ class RawFile(File[bytes]):
 
     async def readall(self) -> bytes:
         """All there is."""
-        return await self._call(self._read, -1) or b""
+        data: Any = await self._call(self._read, -1)
+        return data  # type: ignore[no-any-return]
 
     async def readinto(self, buffer: Any, /) -> int:
         """As `read`, into a writable buffer; who is cancelled finds it as it was."""
-        return await self._call(self._readinto, writable_view(buffer)) or 0
+        n: Any = await self._call(self._readinto, writable_view(buffer))
+        return n  # type: ignore[no-any-return]
 
     async def _readinto(self, target: memoryview) -> int | None:
         data = await self._read(len(target))
@@ -105,7 +108,8 @@ class RawFile(File[bytes]):
 
     async def write(self, data: Any, /) -> int:
         """Write a part of `data`, or all: how many bytes."""
-        return await self._call(self._write, data) or 0
+        n: Any = await self._call(self._write, data)
+        return n  # type: ignore[no-any-return]
 
     async def _write(self, data: Any) -> int | None:
         raw, view = self._raw, data if type(data) is bytes else bytes(as_view(data))
@@ -113,7 +117,10 @@ class RawFile(File[bytes]):
         if not raw.mode.writing:
             raise io.UnsupportedOperation("File not open for writing")
         raw.adopt()
-        n = await raw.write(view, untold)
+        try:
+            n = await raw.write(view, untold)
+        except BlockingIOError:
+            return None  # O_NONBLOCK
         raw.share(self._position)
         return n
 
@@ -146,7 +153,13 @@ class BinaryFile(File[bytes]):
     __slots__ = ("_layer", "_size")
 
     def __init__(self, raw: Raw, ring: Ring, size: int, owner: File[Any] | None = None) -> None:
-        super().__init__(raw, ring, owner)
+        # Once per file: `File.__init__`, without calling it.
+        self._raw = raw
+        self._ring = ring
+        self._order = raw.order
+        self._owner = owner
+        self._lines = 0
+        self._yielded = 0.0
         self._size = size  # of the buffer
         self._layer: Buffered | None = None
 
@@ -195,16 +208,21 @@ class BinaryFile(File[bytes]):
             if layer is None:
                 raw = self._raw
                 if (size is None or size == -1) and raw.fd >= 0 and raw.mode.reading:
-                    raw.adopt()
+                    if raw.told is not None:
+                        raw.adopt()
                     data = raw.io.rest_here(raw)
                     if data is None:
-                        return await raw.readall() or b""
+                        rest: Any = await raw.readall()
+                        return rest  # type: ignore[no-any-return]
                     raw.position += len(data)
                     return data
                 layer = self._buffered()
+            elif size.__class__ is int and 0 < size <= layer.read_end - layer.pos and layer.readable:
+                return layer.take(size)
             if not layer.readable:
                 raise io.UnsupportedOperation("read")
-            return await layer.read(size if type(size) is int else optional_size(size)) or b""
+            data = await layer.read(size if type(size) is int else optional_size(size))
+            return data  # type: ignore[return-value]
         finally:
             order.leave()
 
@@ -214,11 +232,13 @@ class BinaryFile(File[bytes]):
 
     async def readinto(self, buffer: Any, /) -> int:
         """As `read`, into a writable buffer; who is cancelled finds it as it was."""
-        return await self._call(self._reading("read").readinto, writable_view(buffer)) or 0
+        n: Any = await self._call(self._reading("read").readinto, writable_view(buffer))
+        return n  # type: ignore[no-any-return]
 
     async def readinto1(self, buffer: Any, /) -> int:
         """As `read1`, into a writable buffer."""
-        return await self._call(self._reading("read1").readinto, writable_view(buffer), True) or 0
+        n: Any = await self._call(self._reading("read1").readinto, writable_view(buffer), True)
+        return n  # type: ignore[no-any-return]
 
     async def peek(self, size: int = 0, /) -> bytes:
         """What the next read would give, without moving the position: what the buffer has, or else one transfer."""
@@ -272,6 +292,11 @@ class BinaryFile(File[bytes]):
             order.busy = True
             ring._budget.left -= 1
         try:
+            layer = self._layer
+            if layer is not None and data.__class__ is bytes and layer.writable and self._raw.fd >= 0:
+                n = len(data)
+                if layer.put(data, n):
+                    return n
             return await self._write(data)
         finally:
             order.leave()
@@ -299,6 +324,12 @@ class BinaryFile(File[bytes]):
 
     async def _flush(self) -> None:
         await (self._layer or self._buffered()).flush()
+
+    def _part(self) -> RawFile:
+        below = RawFile(self._raw, self._ring)
+        self._layer = None
+        self._let_go(below, "raw stream has been detached")
+        return below
 
 
 def writable_view(buffer: Any) -> memoryview:

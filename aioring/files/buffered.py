@@ -86,7 +86,7 @@ class Buffered:
         """The logical position, without asking anybody."""
         return self.raw.position - self.raw_offset()
 
-    def _take(self, n: int) -> bytes:
+    def take(self, n: int) -> bytes:
         pos = self.pos
         self.pos = pos + n
         return self.view[pos : pos + n].tobytes()
@@ -132,7 +132,7 @@ class Buffered:
         if n == -1:
             return await self._read_all()
         if n <= self.ahead():
-            return self._take(n)
+            return self.take(n)
         try:
             return await self._read_generic(n)
         finally:
@@ -146,7 +146,7 @@ class Buffered:
         if self.writable:
             await self._flush_writes()
         if ahead := self.ahead():
-            self.gathered.append(self._take(ahead))
+            self.gathered.append(self.take(ahead))
         if self.writable:
             await self._flush_and_rewind()
         self.read_end = -1
@@ -179,7 +179,7 @@ class Buffered:
             if got <= 0:
                 return self._gathered_or(b"" if got == 0 else None)
             part = min(remaining, got)
-            gathered.append(self._take(part))
+            gathered.append(self.take(part))
             remaining -= part
         self.gathered = []
         return gathered[0] if len(gathered) == 1 else b"".join(gathered)
@@ -210,7 +210,7 @@ class Buffered:
         if n == 0:
             return b""
         if (ahead := self.ahead()) > 0:
-            return self._take(min(ahead, n))
+            return self.take(min(ahead, n))
         if self.writable and _READ1_FLUSHES:
             await self._flush_and_rewind()
         self.read_end = -1
@@ -254,7 +254,7 @@ class Buffered:
                 if got <= 0:
                     return self._gathered_or(b"" if got == 0 else None)
                 part = min(got, remaining)
-                gathered.append(self._take(part))
+                gathered.append(self.take(part))
                 remaining -= part
         return self._gathered_or(b"")
 
@@ -276,9 +276,9 @@ class Buffered:
             n = limit
         end = self.buffer.find(b"\n", pos, pos + n)
         if end >= 0:
-            return self._take(end + 1 - pos)
+            return self.take(end + 1 - pos)
         if n == limit:
-            return self._take(n)
+            return self.take(n)
         try:
             return await self._line_from_raw(limit)
         finally:
@@ -297,7 +297,7 @@ class Buffered:
             if 0 <= limit < n:
                 n = limit
             end = self.buffer.find(b"\n", 0, n)
-            gathered.append(self._take(n if end < 0 else end + 1))
+            gathered.append(self.take(n if end < 0 else end + 1))
             if end >= 0 or n == limit:
                 break
             if limit >= 0:
@@ -312,23 +312,31 @@ class Buffered:
         view = data if type(data) is bytes else as_view(data)
         self.raw.check("write to closed file")
         n = len(view)
-        if self.write_end == -1 and not (self.readable and self.read_end != -1):
-            self.pos = self.raw_pos = 0
-            self.raw.adopt()
-        if n <= self.buffer_size - self.pos and n < self.buffer_size + _KEEPS:
-            self._room()
-            pos = self.pos
-            self.buffer[pos : pos + n] = view
-            if self.write_end == -1 or self.write_pos > pos:
-                self.write_pos = pos
-            self._adjust(pos + n)
-            if self.pos > self.write_end:
-                self.write_end = self.pos
+        if self.put(view, n):
             if taken is not None:
                 taken(n)
             return n
         await self._write_through(view if type(view) is bytes else bytes(view), taken or untold)
         return n
+
+    def put(self, data: bytes | memoryview, n: int) -> bool:
+        """Take `data`, which is `n` bytes, into the buffer, if it fits."""
+        if self.write_end == -1 and not (self.readable and self.read_end != -1):
+            self.pos = self.raw_pos = 0
+            self.raw.adopt()
+        pos = self.pos
+        end = pos + n
+        if end > self.buffer_size or n >= self.buffer_size + _KEEPS:
+            return False
+        if len(self.buffer) != self.buffer_size:
+            self._room()
+        self.buffer[pos:end] = data
+        if self.write_end == -1 or self.write_pos > pos:
+            self.write_pos = pos
+        self._adjust(end)
+        if end > self.write_end:
+            self.write_end = end
+        return True
 
     async def _write_through(self, data: bytes, taken: Callable[[int], Any]) -> None:
         """What does not fit: first what is there, then whole blocks of `data` itself, then the rest into the buffer."""

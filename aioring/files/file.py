@@ -23,8 +23,9 @@ from ..errors import RingClosedError
 from ..loops import Loop
 from ..ring import Ring
 from .buffered import optional_size
+from .ending import look_after
 from .in_place import IN_PLACE, drive
-from .raw import Raw
+from .raw import Gone, Raw
 
 __all__ = ["File"]
 
@@ -256,6 +257,28 @@ class File(Generic[AnyStr]):
     def _drop(self) -> None:
         """The file is closed: let go of buffers."""
 
+    # Hot path: once per file.
+
+    def _close_here(self) -> bool:
+        """`close` of what was opened in place and has nothing to say, where it does not suspend."""
+        raw, ring = self._raw, self._ring
+        if (
+            not raw.opened_here
+            or self._order.busy
+            or raw.told is not None
+            or raw.fd < 0
+            or _get_running_loop() is not ring._loop_here
+        ):
+            return False
+        fd, raw.fd = raw.fd, -1
+        if not raw.io.close_here(raw, fd):
+            raw.fd = fd
+            return False
+        if raw.known is not None:
+            raw.known.close()
+        self._drop()
+        return True
+
     async def close(self) -> None:
         """Write what is buffered and close the file. Twice is harmless.
 
@@ -341,9 +364,40 @@ class File(Generic[AnyStr]):
     ) -> None:
         await self.close()
 
+    # --- the file below -----------------------------------------------------------------------------------------------
+
+    async def detach(self) -> File[Any]:
+        """Flush, and give the file below: a `BinaryFile` of a text file, a `RawFile` of a buffered one, which is then to
+        be closed in its place. Every later call on this one raises `ValueError`.
+
+        Cancelling leaves it as it was. Raises `OSError` as `flush`, `io.UnsupportedOperation` where nothing is below.
+        """
+        order = self._order
+        await self._enter()
+        try:
+            await self._flush()
+            return self._part()
+        finally:
+            order.leave()
+
+    def _part(self) -> File[Any]:
+        """Let go of the file below."""
+        raise io.UnsupportedOperation("detach")
+
+    def _parted(self) -> bool:
+        held: object = self._raw
+        return isinstance(held, Gone)
+
+    def _let_go(self, below: File[Any], message: str) -> None:
+        gone: Any = Gone(message)
+        below._owner = None
+        if self._raw.mode.writing and self._raw.fd >= 0:
+            look_after(below._ring, below)
+        self._raw, self._order = gone, gone.order
+
     def _finish(self, why: str) -> None:
         """Write what was accepted, and close, here and now: nobody else will."""
-        if self._raw.fd < 0:
+        if self._parted() or self._raw.fd < 0:
             return
         engine, order, said = self._ring._started, self._order, f"unclosed file {self!r}: {why}"
         if order.flights and engine is not None and not engine.ended:
@@ -378,10 +432,12 @@ class File(Generic[AnyStr]):
 
     def __del__(self) -> None:
         raw: Raw | None = getattr(self, "_raw", None)
-        if raw is not None and raw.fd >= 0 and self._owner is None:
+        if raw is not None and not self._parted() and raw.fd >= 0 and self._owner is None:
             self._finish("nobody can close it any more")
 
     def __repr__(self) -> str:
+        if self._parted():
+            return f"<aioring.{type(self).__name__} [detached]>"
         if self._raw.fd < 0:
             return f"<aioring.{type(self).__name__} [closed]>"
         return f"<aioring.{type(self).__name__} name={self.name!r} mode={self.mode!r}>"

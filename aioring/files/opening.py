@@ -9,33 +9,30 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import stat
 import sys
 import warnings
-import weakref
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..engine import Engine
 from ..errors import RingClosedError, os_error
 from ..kernel import at_once
 from ..ring import Ring, get_ring
 from . import modes
-from .binary import READ_AHEAD, BinaryFile, RawFile
+from .binary import READ_AHEAD
+from .ending import look_after
 from .file import File
+from .here import NOT_TRIED, TRIED, Kinds, open_here
 from .modes import Mode
 from .raw import Raw
-from .ring_io import RingIo
-from .textual import TextFile, resolve
+from .ring_io import NonBlockingIo, RingIo
+from .textual import resolve
 
 __all__ = ["Opening", "open_file"]
 
 F = TypeVar("F", bound=File[Any], covariant=True)
-
-logger = logging.getLogger("aioring")
 
 
 class Opening(Generic[F]):
@@ -44,35 +41,46 @@ class Opening(Generic[F]):
     Nothing is opened before. Awaited again, it gives the same file.
     """
 
-    __slots__ = ("_file", "_open", "_under_way")
+    __slots__ = ("_asked", "_file", "_kinds", "_ring", "_under_way")
 
-    def __init__(self, open_it: Callable[[], Coroutine[Any, Any, F]]) -> None:
-        self._open = open_it
-        self._file: F | None = None
+    def __init__(self, ring: Ring | None, kinds: Kinds, *asked: Any) -> None:
+        self._ring = ring
+        self._kinds = kinds
+        self._asked = asked  # file, mode, buffering, encoding, errors, newline, closefd, opener
+        self._file: Any = None
         self._under_way = False
 
-    async def _opened(self) -> F:
-        if self._file is None:
-            if self._under_way:
-                raise RuntimeError("this file is being opened by another task already")
-            self._under_way = True
-            try:
-                self._file = await self._open()
-            finally:
-                self._under_way = False
-        return self._file
-
-    def __await__(self) -> Generator[Any, None, F]:
-        return self._opened().__await__()
+    # Hot path: once per file. `open_here` is no coroutine: what it opens is opened without suspending.
 
     async def __aenter__(self) -> F:
-        return await self._opened()
+        if self._file is None and not self._under_way:
+            found = open_here(self._ring, self._kinds, *self._asked)
+            if found.__class__ is not int:
+                self._file = found
+            else:
+                return await self._opened(found)
+        return await self._opened() if self._file is None else self._file
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            await self._file.close()
+        file = self._file
+        if file is not None and not file._close_here():
+            await file.close()
+
+    def __await__(self) -> Generator[Any, None, F]:
+        return self.__aenter__().__await__()
+
+    async def _opened(self, tried: int = NOT_TRIED) -> F:
+        if self._under_way:
+            raise RuntimeError("this file is being opened by another task already")
+        self._under_way = True
+        try:
+            file: Any = await open_file(self._ring, self._kinds, tried, *self._asked)
+            self._file = file
+        finally:
+            self._under_way = False
+        return file  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -81,7 +89,10 @@ class Opening(Generic[F]):
         )
 
 
-def open_file(
+async def open_file(
+    ring: Ring | None,
+    kinds: Kinds,
+    tried: int,
     file: Any,
     mode: Any,
     buffering: Any,
@@ -90,73 +101,41 @@ def open_file(
     newline: Any,
     closefd: Any,
     opener: Any,
-    ring: Ring | None,
-) -> Opening[Any]:
-    """`open`, without its overloads."""
-
-    async def open_it() -> File[Any]:
-        here = get_ring() if ring is None else ring
-        if encoding is None and errors is None and newline is None and opener is None and closefd is True:
-            ready = _ready(file, mode, buffering)
-            if ready is not None:
-                name, parsed = ready
-                raw = await _open_cached(here, name, parsed)
-                return _dressed(here, raw, parsed, buffering, None, None, None)
+) -> File[Any]:
+    """`open`, awaited; `tried`: what `open_here` has come to."""
+    here = get_ring() if ring is None else ring
+    if tried != NOT_TRIED:
+        parsed, name = modes.parse(mode), os.fspath(file)
+        if tried == TRIED:
+            here._engine  # noqa: B018 - whether it may be used here and now
+            if b"\0" in os.fsencode(name):
+                raise ValueError("embedded null byte")
+            fd = await here._open_file(name, parsed.flags)
+        else:
+            fd = await here._opened_for(tried, parsed.flags)
+        raw = await _raw_over(here, fd, name, parsed, True, True)
+    else:
         number = _is_number(file)
         name = file if number else os.fspath(file)
         parsed = modes.check(mode, buffering, encoding, errors, newline)
         raw = await _open_raw(here, name, parsed, bool(closefd), opener, number)
-        try:
-            return _dressed(here, raw, parsed, buffering, encoding, errors, newline)
-        except BaseException:
-            await raw.close()
-            raise
-
-    return Opening(open_it)
-
-
-# Hot path: once per file; measured in benchmarks/files.py.
-
-
-def _ready(file: Any, mode: Any, buffering: Any) -> tuple[Any, Mode] | None:
-    """The name and mode of a binary file that is only read and asks for nothing unusual."""
-    if buffering.__class__ is not int or buffering == 1 or not -2 < buffering < 1 << 31 or mode not in ("rb", "br"):
-        return None
-    if file.__class__ is str:
-        return file, modes.parse(mode)
-    return (os.fspath(file), modes.parse(mode)) if isinstance(file, os.PathLike) else None
-
-
-async def _open_cached(ring: Ring, name: Any, mode: Mode) -> Raw:
-    """`_open_raw` for these: in place, where the path is cached."""
-    sys.audit("open", name, mode.raw, mode.flags)
-    fd = ring._open_here(name, mode.flags)
-    if fd < 0:
-        ring._engine  # noqa: B018 - whether it may be used here and now
-        if b"\0" in os.fsencode(name):
-            raise ValueError("embedded null byte")
-        return await _raw_over(ring, await ring._open_file(name, mode.flags), name, mode, True, True)
     try:
-        status = os.fstat(fd)  # of a local file system
-        if not stat.S_ISREG(status.st_mode):
-            fd, held = -1, fd
-            return await _raw_over(ring, await ring._opened_for(held, mode.flags), name, mode, True, True)
-        at_once.blocking_again(fd, mode.flags)
-        raw = Raw(fd, mode, name, True, RingIo(ring), status)
+        return _dressed(here, kinds, raw, parsed, buffering, encoding, errors, newline)
     except BaseException:
-        if fd >= 0:
-            os.close(fd)
+        await raw.close()
         raise
-    raw.opened_here = True
-    return raw
 
 
 def _is_number(file: Any) -> bool:
     return hasattr(file, "__index__") or hasattr(file, "__float__")
 
 
-def _dressed(ring: Ring, raw: Raw, mode: Mode, buffering: int, encoding: Any, errors: Any, newline: Any) -> File[Any]:
+def _dressed(
+    ring: Ring, kinds: Kinds, raw: Raw, mode: Mode, buffering: int, encoding: Any, errors: Any, newline: Any
+) -> File[Any]:
     """The file over the raw one, by `mode` and `buffering`."""
+    if kinds.nonblocking and raw.streams and at_once.flags_of(raw.fd) & os.O_NONBLOCK:
+        raw.io = NonBlockingIo(ring)
     size = buffering
     lines = not mode.binary and (buffering == 1 or (buffering < 0 and not raw.regular and os.isatty(raw.fd)))
     if buffering < 0 or buffering == 1:
@@ -166,16 +145,16 @@ def _dressed(ring: Ring, raw: Raw, mode: Mode, buffering: int, encoding: Any, er
     if size == 0:
         if not mode.binary:
             raise ValueError("can't have unbuffered text I/O")
-        file: File[Any] = RawFile(raw, ring)
+        file: File[Any] = kinds.raw(raw, ring)
     else:
         if mode.updating and not raw.seekable:
             raise io.UnsupportedOperation("File or stream is not seekable.")
         if mode.binary:
-            file = BinaryFile(raw, ring, size)
+            file = (kinds.reader if mode.reading else kinds.writer)(raw, ring, size)
         else:
-            file = TextFile(raw, ring, size, resolve(encoding, errors, newline), newline, lines)
+            file = kinds.text(raw, ring, size, resolve(encoding, errors, newline), newline, lines)
     if mode.writing:
-        _look_after(ring, file)
+        look_after(ring, file)
     return file
 
 
@@ -215,7 +194,7 @@ async def _raw_over(ring: Ring, fd: int, name: Any, mode: Mode, closefd: bool, o
             status = await ring.stat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise os_error(errno.EISDIR, name)
-        raw = Raw(fd, mode, name, closefd, RingIo(ring), status)
+        raw = Raw(fd, mode, name, closefd, RingIo(ring), status.st_mode, status.st_blksize)
         if shared:
             raw.appends = bool(at_once.flags_of(fd) & os.O_APPEND)
         if mode.appending and raw.seekable:
@@ -279,31 +258,3 @@ class _Closes(list[int]):
 
     def append(self, fd: int) -> None:
         os.close(fd)
-
-
-# --- the end of the ring ----------------------------------------------------------------------------------------------
-
-_written: weakref.WeakKeyDictionary[Engine, weakref.WeakSet[File[Any]]] = weakref.WeakKeyDictionary()
-
-
-def _look_after(ring: Ring, file: File[Any]) -> None:
-    """When the ring ends while the file is open, what it has accepted is written first."""
-    engine = ring._engine
-    files = _written.get(engine)
-    if files is None:
-        files = _written[engine] = weakref.WeakSet()
-        engine.at_end.append(lambda: _finish_all(files))
-    files.add(file)
-
-
-def _finish_all(files: weakref.WeakSet[File[Any]]) -> None:
-    said: Warning | None = None  # where warnings are errors: after all have been finished
-    for file in list(files):
-        try:
-            file._finish("its ring, or its loop, was closed before it")
-        except Warning as warning:
-            said = said or warning
-        except Exception as error:
-            logger.error("what %r had accepted could not be written: %s", file, error, exc_info=error)
-    if said is not None:
-        raise said

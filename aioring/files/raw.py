@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import io as _io
 import os
-import stat
 from collections.abc import Callable
 from operator import index
 from typing import Any, Protocol
@@ -23,8 +22,9 @@ from ..kernel.abi import OFF_MAX
 from .modes import Mode
 from .order import Order
 
-__all__ = ["Io", "Raw"]
+__all__ = ["Gone", "Io", "Raw"]
 
+_KIND, _REGULAR = 0o170000, 0o100000  # inode(7): S_IFMT, S_IFREG
 _CHUNK = 1 << 16  # bytes: one read of what cannot seek, on the way to its end
 
 
@@ -48,6 +48,10 @@ class Io(Protocol):
         """`rest` where it does not suspend; None: ask."""
         ...
 
+    def close_here(self, raw: Raw, fd: int) -> bool:
+        """`close` of what was opened in place, where it does not suspend; False: ask."""
+        ...
+
     async def size(self, raw: Raw) -> int: ...
 
     async def truncate(self, raw: Raw, size: int) -> None: ...
@@ -59,23 +63,38 @@ class Io(Protocol):
     async def close(self, raw: Raw, fd: int) -> None: ...
 
 
+class Gone:
+    """In the place of a raw file that was detached: whatever is asked of it is refused."""
+
+    __slots__ = ("_message", "order")
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self.order = Order()
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(self._message)
+
+
 class Raw:
     """See the module. `fd` is -1 once it is closed."""
 
     __slots__ = (
-        "__weakref__", "appends", "blksize", "closefd", "fd", "held", "io", "known", "mode", "name", "opened_here", "order",
-        "position", "regular", "seekable", "shielded", "streams", "told", "under_way",
+        "__weakref__", "appends", "blksize", "closefd", "fd", "fresh", "held", "io", "known", "mode", "name", "opened_here",
+        "order", "position", "regular", "seekable", "shielded", "size", "streams", "told", "under_way",
     )  # fmt: skip
 
-    def __init__(self, fd: int, mode: Mode, name: Any, closefd: bool, io: Io, status: os.stat_result | None) -> None:
+    def __init__(
+        self, fd: int, mode: Mode, name: Any, closefd: bool, io: Io, st_mode: int = 0, st_blksize: int = 0
+    ) -> None:
         self.fd = fd
         self.mode = mode
         self.name = name
         self.closefd = closefd
         self.io = io
         self.order = Order()
-        self.regular = self.seekable = status is not None and stat.S_ISREG(status.st_mode)
-        self.blksize = status.st_blksize if status is not None and status.st_blksize > 1 else _io.DEFAULT_BUFFER_SIZE
+        self.regular = self.seekable = st_mode & _KIND == _REGULAR
+        self.blksize = st_blksize if st_blksize > 1 else _io.DEFAULT_BUFFER_SIZE
         self.position = 0
         self.told: int | None = None  # where the fd's own position was put last, if others look at it
         self.held: list[bytes] = []  # read from what cannot seek, and not given to anybody
@@ -87,11 +106,13 @@ class Raw:
         self.streams = False
         self.known: Any = None  # for `io`
         self.opened_here = False  # by it, in place, for reading only: it can be closed so
+        self.size = -1  # what the file had when it was opened, which is true until `fresh`
+        self.fresh = 0.0
         if not self.regular:
             try:
                 self.position = os.lseek(fd, 0, os.SEEK_CUR)
                 self.seekable = True
-                self.streams = status is not None and not stat.S_IFMT(status.st_mode)
+                self.streams = not st_mode & _KIND  # an eventfd, a timerfd ...
             except OSError:
                 self.streams = True
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from ..errors import os_error
@@ -28,7 +29,7 @@ from ..ring.page_cache import SMALL
 from ..ring.unseekable import MOST
 from .raw import Raw
 
-__all__ = ["RingIo"]
+__all__ = ["NonBlockingIo", "RingIo"]
 
 _MOST = 1 << 30  # bytes: of one read, on the way to the end of a file
 
@@ -107,11 +108,10 @@ class RingIo:
 
     def rest_here(self, raw: Raw) -> bytes | None:
         """`rest` of a small file, where it does not suspend."""
-        if raw.regular:
-            found = self.ring._at_hand(raw.fd, raw.position, SMALL, raw.known)
-            if found is not None and len(found) < SMALL:
-                return found
-        return None
+        if not raw.regular:
+            return None
+        size = raw.size if raw.size >= 0 and perf_counter() < raw.fresh else -1
+        return None if size >= SMALL else self.ring._rest_at_hand(raw.fd, raw.position, size, raw.known)
 
     async def rest(self, raw: Raw) -> bytes:
         found = self.rest_here(raw)
@@ -170,12 +170,35 @@ class RingIo:
         except OverflowError:
             raise os_error(errno.EINVAL) from None
 
+    def close_here(self, raw: Raw, fd: int) -> bool:
+        """The close of what was opened in place, where it does not suspend."""
+        small = raw.size < SMALL and perf_counter() < raw.fresh  # the end of a large file without a name takes long
+        return self.ring._close_here(fd, small)
+
     async def close(self, raw: Raw, fd: int) -> None:
         if raw.known is not None:
             raw.known.close()
-        if raw.opened_here and self.ring._close_here(fd):
+        if raw.opened_here and self.close_here(raw, fd):
             return
         if self.ring.closed:
             os.close(fd)
         else:
             await self.ring.close(fd)
+
+
+class NonBlockingIo(RingIo):
+    """The same of an fd that cannot seek and was given O_NONBLOCK, for who wants what `io`'s files do with it: what is not
+    there yet is not waited for."""
+
+    __slots__ = ()
+
+    async def read(self, raw: Raw, n: int) -> bytes | None:
+        try:
+            return os.read(raw.fd, n)
+        except BlockingIOError:
+            return None
+
+    async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
+        n = os.write(raw.fd, data)
+        landed(n)
+        return n

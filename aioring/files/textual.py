@@ -5,7 +5,10 @@ As a binary file it keeps no more than its raw file until something is asked of 
 
 from __future__ import annotations
 
+import codecs
 import io
+import locale
+import sys
 from asyncio.events import _get_running_loop
 from collections.abc import Iterable
 from typing import Any
@@ -17,36 +20,77 @@ from .file import File
 from .raw import Raw
 from .text import Text
 
-__all__ = ["TextFile", "resolve"]
+__all__ = ["TextFile", "resolve", "resolved"]
+
+Codec = tuple[str, str, bool]
 
 
-def resolve(encoding: str | None, errors: str | None, newline: str | None) -> tuple[str, str]:
-    """The encoding and the error handler that `io.TextIOWrapper` would use, or its error."""
+_WHOLE = ("utf-8", "ascii", "iso8859-1")  # a text in one piece is what its bytes decode to in one go
+_LINES = 64  # between two looks at the clock
+_known: dict[tuple[Any, ...], Codec] = {}
+
+
+def resolve(encoding: str | None, errors: str | None, newline: str | None) -> Codec:
+    """The encoding and the error handler that `io.TextIOWrapper` would use, or its error; and whether a text in one piece
+    needs no decoder."""
     probe = io.TextIOWrapper(io.BytesIO(), encoding, errors, newline)
-    return probe.encoding, probe.errors or "strict"
+    codec = probe.encoding, probe.errors or "strict", codecs.lookup(probe.encoding).name in _WHOLE
+    if encoding != "locale" and len(_known) < 64:
+        _known[encoding, errors, newline, encoding is None and locale.getencoding()] = codec
+    return codec
+
+
+def resolved(encoding: Any, errors: Any, newline: Any) -> Codec | None:
+    """`resolve`, if it was asked before, and says nothing else now."""
+    try:
+        if encoding is None:
+            if sys.flags.warn_default_encoding:
+                return None
+            return _known.get((None, errors, newline, locale.getencoding()))
+        return _known.get((encoding, errors, newline, False))
+    except TypeError:
+        return None  # not even hashable: `resolve` says what is wrong
 
 
 class TextFile(File[str]):
     """A text file: decoded and encoded as it goes, with universal newlines, and cookies for positions."""
 
-    __slots__ = ("_encoding", "_layer", "_line_buffering", "_newline", "_size", "_start")
+    __slots__ = (
+        "_encoding", "_end", "_ended", "_layer", "_line_buffering", "_more", "_newline", "_ready", "_size", "_start",
+    )  # fmt: skip
 
     def __init__(
-        self, raw: Raw, ring: Ring, size: int, encoding: tuple[str, str], newline: str | None, line_buffering: bool
+        self, raw: Raw, ring: Ring, size: int, encoding: Codec, newline: str | None, line_buffering: bool
     ) -> None:
-        super().__init__(raw, ring)
+        # Once per file: `File.__init__`, without calling it.
+        self._raw = raw
+        self._ring = ring
+        self._order = raw.order
+        self._owner = None
+        self._lines = 0
+        self._yielded = 0.0
         self._size = size
-        self._encoding = encoding  # and what is done about errors
+        self._encoding = encoding  # and what is done about errors, and whether `_rest_here` may be asked
         self._newline = newline
+        self._ended = False  # whether `_rest_here` has seen a line end
+        self._ready: list[str] = []
+        self._more: list[str] = []
+        self._end = -1  # of what was cut, in the layer's text; -1: nothing is
         self._line_buffering = line_buffering
         self._start = raw.position
         self._layer: Text | None = None
 
     def _text(self) -> Text:
-        mode = self._raw.mode
-        buffered = Buffered(self._raw, self._size, mode.reading, mode.writing)
-        encoding, errors = self._encoding
-        self._layer = Text(buffered, encoding, errors, self._newline, self._line_buffering, self._start)
+        """The layer, as it is when nothing is cut."""
+        if self._layer is None:
+            mode = self._raw.mode
+            buffered = Buffered(self._raw, self._size, mode.reading, mode.writing)
+            encoding, errors, _ = self._encoding
+            self._layer = Text(buffered, encoding, errors, self._newline, self._line_buffering, self._start)
+            if self._ended:
+                self._layer.decoder.decode(b"\n")  # what it would have seen
+        elif self._end >= 0:
+            self._fold()
         return self._layer
 
     @property
@@ -71,7 +115,9 @@ class TextFile(File[str]):
     @property
     def newlines(self) -> str | tuple[str, ...] | None:
         """The line ends that have been read so far."""
-        found: str | tuple[str, ...] | None = None if self._layer is None else self._layer.newlines
+        if self._layer is None:
+            return "\n" if self._ended else None
+        found: str | tuple[str, ...] | None = self._layer.newlines
         return found
 
     @property
@@ -83,7 +129,7 @@ class TextFile(File[str]):
     def buffer(self) -> BinaryFile:
         """The same file as bytes, as `io`'s attribute of this name. What is decoded already has been read from it."""
         view = BinaryFile(self._raw, self._ring, self._size, self)
-        view._layer = (self._layer or self._text()).buffer
+        view._layer = self._text().buffer
         return view
 
     def _position(self) -> int:
@@ -94,6 +140,7 @@ class TextFile(File[str]):
 
     def _drop(self) -> None:
         if self._layer is not None:
+            self._ready, self._more, self._end = [], [], -1
             self._layer.buffer.drop()
 
     # Hot path: once per call.
@@ -104,32 +151,95 @@ class TextFile(File[str]):
         Cancelling loses nothing. Raises `OSError` as read(2), `UnicodeDecodeError`, `io.UnsupportedOperation` for a file
         that is only written, `ValueError` for a closed one.
         """
-        return await self._call(self._read, optional_size(size))
+        order, ring = self._order, self._ring
+        if order.busy or ring._budget.left <= 0 or _get_running_loop() is not ring._loop_here:
+            await self._enter()
+        else:
+            order.busy = True
+            ring._budget.left -= 1
+        try:
+            if self._layer is None and (size is None or size == -1) and self._encoding[2]:
+                text = self._rest_here()
+                if text is not None:
+                    return text
+            return await self._text().read(optional_size(size))
+        finally:
+            order.leave()
 
-    async def _read(self, size: int) -> str:
-        return await (self._layer or self._text()).read(size)
+    def _rest_here(self) -> str | None:
+        """All of a small file, decoded in one go, where it does not suspend and no line end has to be translated."""
+        raw = self._raw
+        if raw.fd < 0 or not raw.mode.reading:
+            return None
+        if raw.told is not None:
+            raw.adopt()
+        data = raw.io.rest_here(raw)
+        if data is None or (b"\r" in data and not self._newline):
+            return None
+        raw.position += len(data)
+        if not self._newline and b"\n" in data:
+            self._ended = True
+        return str(data, self._encoding[0], self._encoding[1])
 
     async def _readline(self, size: int) -> str:
-        return await (self._layer or self._text()).readline(size)
+        return await self._text().readline(size)
 
     async def _readlines(self, hint: int) -> list[str]:
-        return await (self._layer or self._text()).readlines(hint, self._breathe)
+        return await self._text().readlines(hint, self._breathe)
+
+    # Once per line. A chunk is cut into lines at once; `_ready` are those up to the next look at the clock, the next one
+    # last, and `_more` those behind them. Any other call puts them back first (`_text`).
 
     async def __anext__(self) -> str:
-        layer = self._layer
-        if layer is not None and self._lines > 0 and not self._order.busy and layer.translate and self._raw.fd >= 0:
-            used = layer.used
-            end = layer.decoded.find("\n", used) + 1
-            if end > 0 and not layer.pending:
-                self._lines -= 1
-                layer.used = end
-                return layer.decoded[used:end]
+        ready = self._ready
+        if ready and not self._order.busy:
+            return ready.pop()
+        return await self._next_line()
+
+    async def _next_line(self) -> str:
         if self._lines <= 0:
             await self._breathe()
+        if not self._order.busy and self._raw.fd >= 0:
+            if self._more:
+                self._ready = self._more[-_LINES:]
+                del self._more[-_LINES:]
+                self._lines = 0
+                return self._ready.pop()
+            layer = self._layer
+            if layer is not None and layer.translate and not layer.pending:
+                # One of a chunk that could not be cut (`_cut`).
+                self._text()
+                used = layer.used
+                end = layer.decoded.find("\n", used) + 1
+                if end > 0:
+                    self._lines -= 1
+                    layer.used = end
+                    return layer.decoded[used:end]
         line = await self.readline()
         if not line:
             raise StopAsyncIteration
+        self._cut()
         return line
+
+    def _cut(self) -> None:
+        """Cut what is decoded into lines, if nothing else is in it that `str.splitlines` takes for the end of one."""
+        layer = self._layer
+        if layer is None or self._end >= 0 or not layer.translate or layer.pending or self._order.busy:
+            return
+        text = layer.decoded[layer.used :]
+        whole = text.rfind("\n") + 1
+        lines = text[:whole].splitlines(True)
+        if len(lines) == text.count("\n"):
+            lines.reverse()
+            self._end = layer.used + whole
+            self._more = lines
+            self._lines = 0
+
+    def _fold(self) -> None:
+        """What was cut and not given to anybody is to be read."""
+        assert self._layer is not None
+        self._layer.used = self._end - sum(map(len, self._ready)) - sum(map(len, self._more))
+        self._ready, self._more, self._end = [], [], -1
 
     async def write(self, text: str, /) -> int:
         """Take all of `text`, into the buffer or through it: the number of characters.
@@ -144,12 +254,12 @@ class TextFile(File[str]):
             order.busy = True
             ring._budget.left -= 1
         try:
-            return await (self._layer or self._text()).write(text)
+            return await self._text().write(text)
         finally:
             order.leave()
 
     async def _write(self, data: Any) -> int:
-        return await (self._layer or self._text()).write(data)
+        return await self._text().write(data)
 
     async def writelines(self, lines: Iterable[str], /) -> None:
         """Write each of `lines`, adding nothing. In one turn: no other call comes between them."""
@@ -157,15 +267,22 @@ class TextFile(File[str]):
 
     async def seek(self, cookie: int, whence: int = 0, /) -> int:
         """Go to a place that `tell` gave, to the start (0), or with `whence` 2 to the end."""
-        return await self._call((self._layer or self._text()).seek, cookie, whence)
+        return await self._call(self._text().seek, cookie, whence)
 
     async def tell(self) -> int:
         """The place where the file is: a cookie for `seek`."""
-        return await self._call((self._layer or self._text()).tell)
+        return await self._call(self._text().tell)
 
     async def truncate(self, size: int | None = None, /) -> int:
         """Cut the file to `size` bytes, or where its buffer is."""
-        return await self._call((self._layer or self._text()).truncate, size)
+        return await self._call(self._text().truncate, size)
 
     async def _flush(self) -> None:
-        await (self._layer or self._text()).flush()
+        await self._text().flush()
+
+    def _part(self) -> BinaryFile:
+        below = BinaryFile(self._raw, self._ring, self._size)
+        below._layer = self._text().buffer
+        self._layer = None
+        self._let_go(below, "underlying buffer has been detached")
+        return below

@@ -11,14 +11,17 @@ import _thread
 import ctypes
 import os
 import stat
+import struct
+from functools import lru_cache
 from typing import Any
 
+from . import abi
 from .abi import INT_MAX, LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how
-from .mounts import all_local, kind
+from .mounts import all_local, kind, statx_here
 
 __all__ = [
     "Iovec2", "address_of", "blocking_again", "close_here", "close_read_only", "fallocate", "flags_of", "get_errno",
-    "is_memory", "open_cached", "openat", "openat2", "preadv2", "seeks", "stat_cached", "stat_of_fd",
+    "is_memory", "open_cached", "openat", "openat2", "preadv2", "seeks", "shape_of", "stat_cached", "stat_of_fd",
     "sync_file_range", "tee",
 ]  # fmt: skip
 
@@ -124,9 +127,13 @@ def open_cached(dir_fd: int, path: bytes, flags: int) -> int:
         if not all_local() and not _is_local(dir_fd, path, flags):
             return -1  # opening it may wait for a server
         flags |= os.O_NONBLOCK
-    how = pack_open_how((flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
-    fd: int = _openat2(SYS_OPENAT2, dir_fd, path, how, _open_how_bytes)
+    fd: int = _openat2(SYS_OPENAT2, dir_fd, path, _how(flags), _open_how_bytes)
     return fd
+
+
+@lru_cache(maxsize=64)
+def _how(flags: int) -> bytes:
+    return pack_open_how((flags | os.O_CLOEXEC) & 0xFFFFFFFF, 0, RESOLVE_CACHED)
 
 
 def blocking_again(fd: int, flags: int) -> None:
@@ -134,9 +141,23 @@ def blocking_again(fd: int, flags: int) -> None:
     _fcntl(fd, 4, flags)
 
 
-def close_here(fd: int) -> bool:
-    """`close_read_only` of what is known to be such a file, if it still has a name."""
-    return os.fstat(fd).st_nlink > 0 and bool(_close(fd) == 0)
+_unpack_shape = struct.Struct("<4xI8xI8xH10xQ").unpack_from  # stx_blksize, stx_nlink, stx_mode, stx_size
+
+
+def shape_of(fd: int) -> tuple[int, int, int, int] | None:
+    """The block size, links, mode and size of what is open on a local file system, asked with the GIL in hand (`os.fstat`
+    lets it go); None: ask again, slowly."""
+    found = statx_here(fd, abi.STATX_BASIC_STATS)
+    return _unpack_shape(found) if found is not None else None
+
+
+def close_here(fd: int, small: bool = False) -> bool:
+    """`close_read_only` of what is known to be such a file, if it still has a name, or is known to be `small`."""
+    if not small:
+        shape = shape_of(fd)
+        if shape is None or not shape[1]:
+            return False
+    return bool(_close(fd) == 0)
 
 
 def close_read_only(fd: int) -> bool:

@@ -15,12 +15,13 @@ import os
 import struct
 import threading
 from contextlib import suppress
+from time import perf_counter
 from typing import Any
 
 from . import abi
 from .statx import statx as _statx
 
-__all__ = ["all_local", "kind"]
+__all__ = ["all_local", "kind", "statx_here"]
 
 _NAMES = """
 autofs bfs binfmt_misc bpf btrfs cgroup cgroup2 configfs cramfs debugfs devpts devtmpfs efivarfs erofs exfat ext2 ext3 ext4
@@ -31,6 +32,7 @@ _LOCAL = frozenset(_NAMES.split())
 _unpack_dev = struct.Struct("<II").unpack_from  # stx_dev_major, stx_dev_minor, at 136
 _flags = abi.AT_EMPTY_PATH | abi.AT_STATX_DONT_SYNC
 _POLLPRI = 2  # poll.h
+_NEWS = 0.005  # seconds: how old what `all_local` says may be; asking costs as much as a small read
 _poll: Any = ctypes.PyDLL(None).poll  # not `select.poll`, which lets the GIL go
 
 
@@ -52,6 +54,7 @@ class _Table:
         self.fd = -1
         self.kinds: dict[tuple[int, int], str] = {}
         self.all_local = False
+        self.until = 0.0  # when it is time to look again
         self._asked: Any = None
 
     def look(self) -> _Table:
@@ -91,13 +94,23 @@ _table = _Table()
 
 def all_local() -> bool:
     """Whether every file system that is mounted here is local."""
-    return _table.look().all_local
+    table, now = _table, perf_counter()
+    if now > table.until:
+        table.look().until = now + _NEWS
+    return table.all_local
+
+
+def statx_here(fd: int, mask: int) -> Any:
+    """struct statx of an fd, asking no server and keeping the GIL, in memory that the next call fills again; or None."""
+    found = _scratch.statx
+    return None if _statx is None or _statx(fd, b"", _flags, mask, found) < 0 else found
 
 
 def kind(fd: int) -> str:
     """The type of the file system that `fd` is on, if it is local and known; else ""."""
-    kinds, found = _table.look().kinds, _scratch.statx
-    if _statx is None or not 0 <= fd <= abi.INT_MAX or _statx(fd, b"", _flags, 0, found) < 0:
+    kinds = _table.look().kinds
+    found = statx_here(fd, 0) if 0 <= fd <= abi.INT_MAX else None
+    if found is None:
         return ""
     name = kinds.get(_unpack_dev(found, 136), "")
     return name if name in _LOCAL else ""

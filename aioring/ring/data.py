@@ -155,16 +155,16 @@ class Data(Unseekable):
             return data
         return await self._read(known.fd, offset, n, known)
 
-    def _at_hand(self, fd: int, offset: int, n: int, known: Known | None) -> bytes | None:
-        """What `_read_known` of a regular file would return without suspending, or None. The caller has paid for it, and
-        is on our loop."""
+    def _rest_at_hand(self, fd: int, offset: int, size: int, known: Known | None) -> bytes | None:
+        """All of a small regular file from `offset` on, if it can be had without suspending; `size` is what it has at this
+        moment, or -1. The caller has paid for it, and is on our loop."""
         if fd not in self._closing:
             cache = self._cache
-            got = cache.ask(fd, offset, n) if known is None else known.ask(cache, offset, n)
+            got = cache.rest(fd, offset, size) if known is None else known.rest(cache, offset, size)
             if got >= 0:
                 self._reads.cached += 1
                 self._reads.cached_bytes += got
-                return cache.taken(got, n)
+                return cache.short(got)
         return None
 
     async def _read(self, fd: Any, offset: int, n: int, known: Known | None = None) -> bytes:

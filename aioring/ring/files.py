@@ -87,14 +87,14 @@ class Files(Lifetime):
             self._opens.cached += 1
         return fd
 
-    def _close_here(self, fd: int) -> bool:
-        """`close` of a regular file on a local file system that was opened for reading only. False: it has to be asked
-        for."""
+    def _close_here(self, fd: int, small: bool) -> bool:
+        """`close` of a regular file on a local file system that was opened for reading only; `small`: its end may take
+        nobody long. False: it has to be asked for."""
         budget = self._budget
         if budget.left <= 0 or not self._at_once or self._engine.uses(fd):
             return False
         budget.left -= 1
-        closed = at_once.close_here(fd)
+        closed = at_once.close_here(fd, small)
         self._closes.cached += closed
         return closed
 

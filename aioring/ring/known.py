@@ -53,6 +53,13 @@ class Known:
             return cache.ask(self.fd, offset, n, self)
         return self._by_way(cache, offset, n)
 
+    def rest(self, cache: PageCache, offset: int, size: int) -> int:
+        """As `PageCache.rest`, by what is known."""
+        if self.way is NOWAIT:
+            return cache.rest(self.fd, offset, size, self)
+        got = self._by_way(cache, offset, SMALL)
+        return got if got < SMALL else -1
+
     def refused(self, cache: PageCache, error: Exception, offset: int, n: int) -> int:
         """For `PageCache.ask`: learn from it, and go on."""
         if not isinstance(error, OSError) or error.errno != errno.EOPNOTSUPP:

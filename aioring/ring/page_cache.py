@@ -104,6 +104,26 @@ class PageCache:
                 return owner.refused(self, error, offset, n)
             return self.refused(error, fd, offset, n)
 
+    def rest(self, fd: int, offset: int, size: int, owner: Owner | None = None) -> int:
+        """As `ask`, for all from `offset` to the end of a file of less than `SMALL` bytes. `size` is what the file has at
+        this moment, or -1: it saves the look for more behind a page's edge."""
+        if not self.asking:
+            self.skip()
+            return -1
+        views = self.views.get(SMALL) or self.make_views(SMALL)
+        assert views is not None
+        try:
+            got = self.preadv(fd, views, offset, NOWAIT)
+            if got == size - offset:
+                self.misses = 0
+            else:
+                got = self.ended(fd, offset, SMALL, got)
+        except (OSError, TypeError, OverflowError) as error:
+            if owner is not None:
+                return owner.refused(self, error, offset, SMALL)
+            return self.refused(error, fd, offset, SMALL)
+        return got if got < SMALL else -1
+
     def refused(self, error: Exception, fd: int, offset: int, n: int) -> int:
         """What `ask` comes to where preadv2(2) failed. tmpfs knows no RWF_NOWAIT and is memory: it is read as it is, where
         the ring would send each read to a kernel thread (80 us). Its files, that is: a device there (devtmpfs) may wait."""
@@ -159,6 +179,10 @@ class PageCache:
         """The bytes that `ask` had."""
         if got == n:
             return _join(self.views.get(n) or self._cut(n))
+        return self.short(got)
+
+    def short(self, got: int) -> bytes:
+        """The bytes of a read that was not had in full."""
         assert self._memory is not None
         return self._memory[:got].tobytes()
 

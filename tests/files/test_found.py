@@ -204,7 +204,7 @@ kept: Any = None
 async def test_an_opening_is_awaited_by_one(ring: Any, path: Path) -> None:
     opening = aopen(path, "r+b", ring=ring)
     async with anyio.create_task_group() as group:
-        both = [begin(group, opening._opened) for _ in range(2)]
+        both = [begin(group, opening.__aenter__) for _ in range(2)]
         await all_over(*both)
     files = {one.value for one in both if one.value is not None}
     assert len(files) == 1
