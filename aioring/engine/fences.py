@@ -125,7 +125,7 @@ class Fences:
             return fd in self.closing or fd in self.held or bool(self._users(fd))
         if self.staged or self.for_workers or self.backlog or len(self.live) > 64:
             return True
-        return bool(self.live) and any(handle.fd == fd or handle.fd2 == fd for handle in self.live.values())
+        return any(handle.fd == fd or handle.fd2 == fd for handle in self.live.values())
 
     def _go_if_free(self, owner: Handle | Chain, fds: list[int]) -> None:
         fences = [fence for fd in fds if (fence := self.closing.get(fd)) is not None and fence.owner is owner]

@@ -23,8 +23,6 @@ READ_AHEAD = 1 << 16  # bytes: of a file that is only read, where nothing was sa
 class RawFile(File[bytes]):
     """A binary file without a buffer (`buffering=0`), as `io.FileIO`: each call is one transfer, which may be short."""
 
-    __slots__ = ()
-
     async def read(self, size: int | None = -1, /) -> bytes:
         """What one transfer of `size` bytes brings, which may be less; without `size` all there is."""
         data: Any = await self._call(self._read, optional_size(size))
@@ -47,7 +45,7 @@ class RawFile(File[bytes]):
         if not self._raw.streams:
             self._raw.position -= sum(map(len, lines))
         else:
-            self._raw.held[:0] = lines
+            self._raw.held = [*lines, *self._raw.held]
 
     async def readall(self) -> bytes:
         """All there is."""
@@ -72,7 +70,6 @@ class RawFile(File[bytes]):
         if size == 0:
             return b""
         self._check_readable()
-        parts: list[bytes] = raw.held
         raw.adopt()
         if not raw.streams:
             line, at = b"", raw.position
@@ -91,6 +88,7 @@ class RawFile(File[bytes]):
             raw.position = at + len(line)
             raw.share(self._position)
             return line
+        raw.held = parts = list(raw.held)
         line = b"".join(parts)  # what a call that was cancelled has read already
         end = line.find(b"\n") + 1
         if end or 0 < size <= len(line):
@@ -150,18 +148,16 @@ class RawFile(File[bytes]):
 class BinaryFile(File[bytes]):
     """A buffered binary file: `io.BufferedReader`, `BufferedWriter` or `BufferedRandom`, by its mode."""
 
-    __slots__ = ("_layer", "_size")
+    _layer: Buffered | None = None
 
     def __init__(self, raw: Raw, ring: Ring, size: int, owner: File[Any] | None = None) -> None:
         # Once per file: `File.__init__`, without calling it.
         self._raw = raw
         self._ring = ring
         self._order = raw.order
-        self._owner = owner
-        self._lines = 0
-        self._yielded = 0.0
         self._size = size  # of the buffer
-        self._layer: Buffered | None = None
+        if owner is not None:
+            self._owner = owner
 
     def _buffered(self) -> Buffered:
         mode = self._raw.mode
@@ -198,7 +194,12 @@ class BinaryFile(File[bytes]):
         `io.UnsupportedOperation` for a file that is only written, `ValueError` for a closed one.
         """
         order, ring = self._order, self._ring
-        if order.busy or ring._budget.left <= 0 or _get_running_loop() is not ring._loop_here:
+        if order.busy or _get_running_loop() is not ring._loop_here:
+            await self._enter()
+        elif self._raw.prepaid:
+            order.busy = True
+            self._raw.prepaid = False
+        elif ring._budget.left <= 0:
             await self._enter()
         else:
             order.busy = True

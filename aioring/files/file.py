@@ -22,6 +22,7 @@ from anyio.lowlevel import checkpoint
 from ..errors import RingClosedError
 from ..loops import Loop
 from ..ring import Ring
+from ..ring.page_cache import SMALL
 from .buffered import optional_size
 from .ending import look_after
 from .in_place import IN_PLACE, drive
@@ -47,15 +48,16 @@ class File(Generic[AnyStr]):
     kernel has begun goes on, and `tell` says, in its turn, how much of it was taken. No byte is written twice.
     """
 
-    __slots__ = ("__weakref__", "_lines", "_order", "_owner", "_raw", "_ring", "_yielded")
+    # One is made for each file: what is seldom set is a default of the class, which costs nothing to make.
+    _owner: File[Any] | None = None  # of whom this is another view, and who closes the file
+    _lines = 0  # how many may be taken from the buffer before the clock is looked at
+    _yielded = 0.0
 
     def __init__(self, raw: Raw, ring: Ring, owner: File[Any] | None = None) -> None:
         self._raw = raw
         self._ring = ring
         self._order = raw.order
-        self._owner = owner  # of whom this is another view, and who closes the file
-        self._lines = 0  # how many may be taken from the buffer before the clock is looked at
-        self._yielded = 0.0
+        self._owner = owner
 
     # --- who is next --------------------------------------------------------------------------------------------------
 
@@ -271,7 +273,8 @@ class File(Generic[AnyStr]):
         ):
             return False
         fd, raw.fd = raw.fd, -1
-        if not raw.io.close_here(raw, fd):
+        # The end of a large file without a name takes long.
+        if not ring._close_here(fd, raw.size < SMALL and perf_counter() < raw.fresh):
             raw.fd = fd
             return False
         if raw.known is not None:

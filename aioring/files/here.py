@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from asyncio.events import _get_running_loop
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -19,9 +20,9 @@ from .raw import Raw
 from .ring_io import RingIo
 from .textual import resolved
 
-__all__ = ["NOT_TRIED", "TRIED", "Kinds", "open_here"]
+__all__ = ["NOT_TRIED", "SPENT", "TRIED", "Kinds", "open_here"]
 
-NOT_TRIED, TRIED = -2, -1
+SPENT, NOT_TRIED, TRIED = -3, -2, -1
 _FRESH = 0.005  # seconds for which a file is taken to have the size that it was opened with
 _KIND, _REGULAR = 0o170000, 0o100000  # inode(7): S_IFMT, S_IFREG
 _PLAIN = {mode: modes.parse(mode) for mode in ("rb", "br", "r", "rt", "tr")}
@@ -51,9 +52,10 @@ def open_here(
     newline: Any,
     closefd: Any,
     opener: Any,
+    paid: bool = False,
 ) -> Any:
-    """The file; or `NOT_TRIED`; or `TRIED`: it is not at hand, and audit hooks have been told; or, as `TRIED`, the fd of
-    what is no regular file, with O_NONBLOCK on it."""
+    """The file; or `NOT_TRIED`; or `SPENT`: the tick's budget is (`paid`: a unit was waited for); or `TRIED`: it is not at
+    hand, and audit hooks have been told; or, as `TRIED`, the fd of what is no regular file, with O_NONBLOCK on it."""
     if buffering.__class__ is not int or buffering != -1 or closefd is not True or opener is not None:
         return NOT_TRIED
     parsed = _PLAIN.get(mode) if mode.__class__ is str else None
@@ -73,6 +75,10 @@ def open_here(
         name = os.fspath(file)
     if ring is None:
         ring = get_ring()
+    if _get_running_loop() is not ring._loop_here or not ring._at_once:
+        return NOT_TRIED
+    if ring._budget.left <= 0 and not paid:
+        return SPENT
     sys.audit("open", name, parsed.raw, parsed.flags)
     fd = ring._open_here(name, parsed.flags)
     if fd < 0:
@@ -82,10 +88,9 @@ def open_here(
         shape = at_once.shape_of(fd)
         if shape is None or shape[2] & _KIND != _REGULAR:
             return fd
-        at_once.blocking_again(fd, parsed.flags)
         blksize = shape[0]
         raw = Raw(fd, parsed, name, True, RingIo(ring), shape[2], blksize)
-        raw.opened_here = True
+        raw.opened_here = raw.prepaid = True
         raw.size = shape[3]
         raw.fresh = perf_counter() + _FRESH
         size = READ_AHEAD if blksize < READ_AHEAD else blksize

@@ -73,9 +73,6 @@ class InPlace:
         landed(n)
         return n
 
-    def close_here(self, raw: Raw, fd: int) -> bool:
-        return False
-
     async def size(self, raw: Raw) -> int:
         return os.fstat(raw.fd).st_size
 

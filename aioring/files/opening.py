@@ -24,7 +24,7 @@ from . import modes
 from .binary import READ_AHEAD
 from .ending import look_after
 from .file import File
-from .here import NOT_TRIED, TRIED, Kinds, open_here
+from .here import NOT_TRIED, SPENT, TRIED, Kinds, open_here
 from .modes import Mode
 from .raw import Raw
 from .ring_io import NonBlockingIo, RingIo
@@ -104,6 +104,13 @@ async def open_file(
 ) -> File[Any]:
     """`open`, awaited; `tried`: what `open_here` has come to."""
     here = get_ring() if ring is None else ring
+    if tried == SPENT:
+        await here._engine.budget.turn()
+        asked = file, mode, buffering, encoding, errors, newline, closefd, opener
+        found = open_here(here, kinds, *asked, paid=True)
+        if found.__class__ is not int:
+            return found  # type: ignore[no-any-return]
+        tried = NOT_TRIED if found == SPENT else found
     if tried != NOT_TRIED:
         parsed, name = modes.parse(mode), os.fspath(file)
         if tried == TRIED:

@@ -32,16 +32,16 @@ class _Turn:
 
 
 class Order:
-    """One file's. `busy` is read and set by the hot path; all else is for when there is somebody else."""
+    """One file's. `busy` is read and set by the hot path; all else is for when there is somebody else.
 
-    __slots__ = ("busy", "flights", "left", "then", "waiting")
+    (One is made for each file: what is seldom set is a default of the class, which costs nothing to make.)
+    """
 
-    def __init__(self) -> None:
-        self.busy = False
-        self.flights = 0  # transfers whose caller is gone
-        self.left = False  # he has left, and the file is the transfer's
-        self.then: Callable[[], Any] | None = None  # when no transfer is left: for a file that nobody holds any more
-        self.waiting: deque[tuple[Loop, _Turn]] | None = None
+    busy = False
+    flights = 0  # transfers whose caller is gone
+    left = False  # he has left, and the file is the transfer's
+    then: Callable[[], Any] | None = None  # when no transfer is left: for a file that nobody holds any more
+    waiting: deque[tuple[Loop, _Turn]] | None = None
 
     async def join(self, loop: Loop, shielded: bool = False) -> None:
         """Wait for one's turn; on return the file is the caller's until `leave`.

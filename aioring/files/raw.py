@@ -13,11 +13,12 @@ from __future__ import annotations
 import errno
 import io as _io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any, Protocol
 
 from ..errors import os_error
+from ..kernel import at_once
 from ..kernel.abi import OFF_MAX
 from .modes import Mode
 from .order import Order
@@ -48,10 +49,6 @@ class Io(Protocol):
         """`rest` where it does not suspend; None: ask."""
         ...
 
-    def close_here(self, raw: Raw, fd: int) -> bool:
-        """`close` of what was opened in place, where it does not suspend; False: ask."""
-        ...
-
     async def size(self, raw: Raw) -> int: ...
 
     async def truncate(self, raw: Raw, size: int) -> None: ...
@@ -77,12 +74,26 @@ class Gone:
 
 
 class Raw:
-    """See the module. `fd` is -1 once it is closed."""
+    """See the module. `fd` is -1 once it is closed.
 
-    __slots__ = (
-        "__weakref__", "appends", "blksize", "closefd", "fd", "fresh", "held", "io", "known", "mode", "name", "opened_here",
-        "order", "position", "regular", "seekable", "shielded", "size", "streams", "told", "under_way",
-    )  # fmt: skip
+    (One is made for each file: what is seldom set is a default of the class, which costs nothing to make.)
+    """
+
+    position = 0
+    told: int | None = None  # where the fd's own position was put last, if others look at it
+    held: Sequence[bytes] = ()  # read from what cannot seek, and not given to anybody
+    shielded = False  # it is being closed: a cancel waits for its transfers
+    under_way = 0  # writes, whoever waits for them
+    # It is read and written where it stands, when it is ready: what cannot seek, and eventfds and their kin, which take an
+    # lseek and stay where they are.
+    streams = False
+    known: Any = None  # for `io`
+    opened_here = (
+        False  # by it, in place, for reading only: it can be closed so, and has O_NONBLOCK, which means nothing
+    )
+    prepaid = False  # its opening has paid for its first read
+    size = -1  # what the file had when it was opened, which is true until `fresh`
+    fresh = 0.0
 
     def __init__(
         self, fd: int, mode: Mode, name: Any, closefd: bool, io: Io, st_mode: int = 0, st_blksize: int = 0
@@ -93,21 +104,9 @@ class Raw:
         self.closefd = closefd
         self.io = io
         self.order = Order()
-        self.regular = self.seekable = st_mode & _KIND == _REGULAR
         self.blksize = st_blksize if st_blksize > 1 else _io.DEFAULT_BUFFER_SIZE
-        self.position = 0
-        self.told: int | None = None  # where the fd's own position was put last, if others look at it
-        self.held: list[bytes] = []  # read from what cannot seek, and not given to anybody
-        self.shielded = False  # it is being closed: a cancel waits for its transfers
         self.appends = mode.appending  # whether the fd has O_APPEND: what is written goes to the end
-        self.under_way = 0  # writes, whoever waits for them
-        # It is read and written where it stands, when it is ready: what cannot seek, and eventfds and their kin, which take
-        # an lseek and stay where they are.
-        self.streams = False
-        self.known: Any = None  # for `io`
-        self.opened_here = False  # by it, in place, for reading only: it can be closed so
-        self.size = -1  # what the file had when it was opened, which is true until `fresh`
-        self.fresh = 0.0
+        self.regular = self.seekable = st_mode & _KIND == _REGULAR
         if not self.regular:
             try:
                 self.position = os.lseek(fd, 0, os.SEEK_CUR)
@@ -129,9 +128,8 @@ class Raw:
 
     async def read(self, n: int) -> bytes | None:
         if self.held:
-            first = self.held.pop(0)
-            if len(first) > n:
-                self.held.insert(0, first[n:])
+            first, *rest = self.held
+            self.held = [first[n:], *rest] if len(first) > n else rest
             return first[:n]
         data = await self.io.read(self, n)
         if data and not self.streams:
@@ -143,9 +141,10 @@ class Raw:
             data = await self.io.rest(self)
             self.position += len(data)
             return data
+        self.held = held = list(self.held)
         while more := await self.io.read(self, _CHUNK):
-            self.held.append(more)  # who is cancelled leaves it to the next call
-        held, self.held = self.held, []
+            held.append(more)  # who is cancelled leaves it to the next call
+        self.held = ()
         return b"".join(held) if held else more
 
     async def write(self, data: bytes, landed: Callable[[int], None]) -> int:
@@ -210,6 +209,8 @@ class Raw:
         self.check()
         if self.seekable:
             self.told = os.lseek(self.fd, max(position(), 0), os.SEEK_SET)
+        if self.opened_here:
+            at_once.blocking_again(self.fd, self.mode.flags)
         return self.fd
 
     # --- the end ------------------------------------------------------------------------------------------------------

@@ -170,15 +170,10 @@ class RingIo:
         except OverflowError:
             raise os_error(errno.EINVAL) from None
 
-    def close_here(self, raw: Raw, fd: int) -> bool:
-        """The close of what was opened in place, where it does not suspend."""
-        small = raw.size < SMALL and perf_counter() < raw.fresh  # the end of a large file without a name takes long
-        return self.ring._close_here(fd, small)
-
     async def close(self, raw: Raw, fd: int) -> None:
         if raw.known is not None:
             raw.known.close()
-        if raw.opened_here and self.close_here(raw, fd):
+        if raw.opened_here and self.ring._close_here(fd, False):
             return
         if self.ring.closed:
             os.close(fd)

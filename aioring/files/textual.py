@@ -55,9 +55,11 @@ def resolved(encoding: Any, errors: Any, newline: Any) -> Codec | None:
 class TextFile(File[str]):
     """A text file: decoded and encoded as it goes, with universal newlines, and cookies for positions."""
 
-    __slots__ = (
-        "_encoding", "_end", "_ended", "_layer", "_line_buffering", "_more", "_newline", "_ready", "_size", "_start",
-    )  # fmt: skip
+    _layer: Text | None = None
+    _ended = False  # whether `_rest_here` has seen a line end
+    _ready: list[str] = []  # noqa: RUF012 - replaced, never changed; see `__anext__`
+    _more: list[str] = []  # noqa: RUF012
+    _end = -1  # of what was cut, in the layer's text; -1: nothing is
 
     def __init__(
         self, raw: Raw, ring: Ring, size: int, encoding: Codec, newline: str | None, line_buffering: bool
@@ -66,19 +68,11 @@ class TextFile(File[str]):
         self._raw = raw
         self._ring = ring
         self._order = raw.order
-        self._owner = None
-        self._lines = 0
-        self._yielded = 0.0
         self._size = size
         self._encoding = encoding  # and what is done about errors, and whether `_rest_here` may be asked
         self._newline = newline
-        self._ended = False  # whether `_rest_here` has seen a line end
-        self._ready: list[str] = []
-        self._more: list[str] = []
-        self._end = -1  # of what was cut, in the layer's text; -1: nothing is
         self._line_buffering = line_buffering
         self._start = raw.position
-        self._layer: Text | None = None
 
     def _text(self) -> Text:
         """The layer, as it is when nothing is cut."""
@@ -152,7 +146,12 @@ class TextFile(File[str]):
         that is only written, `ValueError` for a closed one.
         """
         order, ring = self._order, self._ring
-        if order.busy or ring._budget.left <= 0 or _get_running_loop() is not ring._loop_here:
+        if order.busy or _get_running_loop() is not ring._loop_here:
+            await self._enter()
+        elif self._raw.prepaid:
+            order.busy = True
+            self._raw.prepaid = False
+        elif ring._budget.left <= 0:
             await self._enter()
         else:
             order.busy = True

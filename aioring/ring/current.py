@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from asyncio.events import _get_running_loop
 
 from ..loops import current
 from . import Ring
@@ -25,6 +26,11 @@ def get_ring() -> Ring:
     """
     find: weakref.ref[Ring] | None = getattr(_here, "ring", None)
     ring = find() if find is not None else None
+    if ring is not None:
+        # Of asyncio's running loop, and open: what `_usable` would say, at half the price.
+        running, engine = _get_running_loop(), ring._started
+        if running is not None and ring._loop_here is running and engine is not None and engine.open:
+            return ring
     if ring is None or not _usable(ring):
         # Another loop ran in this thread meanwhile, or this is the first call.
         loop = current()

@@ -162,8 +162,9 @@ class Data(Unseekable):
             cache = self._cache
             got = cache.rest(fd, offset, size) if known is None else known.rest(cache, offset, size)
             if got >= 0:
-                self._reads.cached += 1
-                self._reads.cached_bytes += got
+                reads = self._reads
+                reads.cached += 1
+                reads.cached_bytes += got
                 return cache.short(got)
         return None
 

@@ -7,7 +7,6 @@ import fcntl
 import os
 import stat as _stat
 import sys
-from asyncio.events import _get_running_loop
 from typing import Any
 
 from ..engine import Engine
@@ -24,6 +23,7 @@ __all__ = ["Files"]
 _UTF8 = sys.getfilesystemencoding() == "utf-8" and sys.getfilesystemencodeerrors() == "surrogateescape"
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _NEVER_WAITS = os.O_NONBLOCK | getattr(os, "O_PATH", 0)
+_FILE = 5  # units of the budget: a file's opening, first read and closing take as long as so many small reads
 _FIFO_DELAY = 0.02  # seconds: see readiness.py, why a FIFO's peer has to be asked for
 
 
@@ -71,14 +71,14 @@ class Files(Lifetime):
 
     def _open_here(self, path: str | bytes, flags: int) -> int:
         """`_open_file` of what can be had at once: a regular file, that is, or what else comes without waiting, with
-        O_NONBLOCK on it. -1: it has to be asked for, which says what is wrong as well."""
-        budget = self._budget
-        if not self._at_once or budget.left <= 0 or _get_running_loop() is not self._loop_here:
+        O_NONBLOCK on it. -1: it has to be asked for, which says what is wrong as well. The caller has looked at the budget,
+        and is on our loop."""
+        if not self._at_once:
             return -1
         raw = path.encode("utf-8", "surrogateescape") if _UTF8 and type(path) is str else os.fsencode(path)
         if b"\0" in raw:
             return -1
-        budget.left -= 1
+        self._budget.left -= _FILE
         fd = at_once.open_cached(abi.AT_FDCWD, raw + b"\0", flags)
         if fd in self._closing:
             os.close(fd)  # a close of this number, asked for by us, is on its way: the number is not to be had yet
@@ -89,11 +89,18 @@ class Files(Lifetime):
 
     def _close_here(self, fd: int, small: bool) -> bool:
         """`close` of a regular file on a local file system that was opened for reading only; `small`: its end may take
-        nobody long. False: it has to be asked for."""
-        budget = self._budget
-        if budget.left <= 0 or not self._at_once or self._engine.uses(fd):
+        nobody long. False: it has to be asked for. (Its open has paid for it.)"""
+        engine = self._started
+        if (
+            not self._at_once
+            or engine is None
+            or not engine.open
+            or (
+                (engine.live or engine.staged or engine.closing or engine.held or engine.for_workers or engine.backlog)
+                and engine.uses(fd)
+            )
+        ):
             return False
-        budget.left -= 1
         closed = at_once.close_here(fd, small)
         self._closes.cached += closed
         return closed
