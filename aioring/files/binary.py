@@ -23,7 +23,7 @@ READ_AHEAD = 1 << 16  # bytes: of a file that is only read, where nothing was sa
 class RawFile(File[bytes]):
     """A binary file without a buffer (`buffering=0`), as `io.FileIO`: each call is one transfer, which may be short."""
 
-    async def read(self, size: int | None = -1, /) -> bytes:
+    async def read(self, size: int | None = -1) -> bytes:
         """What one transfer of `size` bytes brings, which may be less; without `size` all there is."""
         data: Any = await self._call(self._read, optional_size(size))
         return data  # type: ignore[no-any-return]
@@ -52,7 +52,7 @@ class RawFile(File[bytes]):
         data: Any = await self._call(self._read, -1)
         return data  # type: ignore[no-any-return]
 
-    async def readinto(self, buffer: Any, /) -> int:
+    async def readinto(self, buffer: Any) -> int:
         """As `read`, into a writable buffer; who is cancelled finds it as it was."""
         n: Any = await self._call(self._readinto, writable_view(buffer))
         return n  # type: ignore[no-any-return]
@@ -122,7 +122,7 @@ class RawFile(File[bytes]):
         raw.share(self._position)
         return n
 
-    async def seek(self, offset: int, whence: int = 0, /) -> int:
+    async def seek(self, offset: int, whence: int = 0) -> int:
         return await self._call(self._seek, offset, whence)
 
     async def _seek(self, offset: int, whence: int) -> int:
@@ -139,7 +139,7 @@ class RawFile(File[bytes]):
         self._raw.adopt()
         return self._raw.tell()
 
-    async def truncate(self, size: int | None = None, /) -> int:
+    async def truncate(self, size: int | None = None) -> int:
         self._raw.check()
         self._raw.adopt()
         return await self._call(self._raw.truncate, size)
@@ -187,7 +187,7 @@ class BinaryFile(File[bytes]):
 
     # Hot path: once per read.
 
-    async def read(self, size: int | None = -1, /) -> bytes:
+    async def read(self, size: int | None = -1) -> bytes:
         """`size` bytes, or all there is: fewer only at end of file. What cannot seek is waited for until there are so many.
 
         Cancelling loses nothing: what was read comes with the next call. Raises `OSError` as read(2),
@@ -227,16 +227,16 @@ class BinaryFile(File[bytes]):
         finally:
             order.leave()
 
-    async def read1(self, size: int = -1, /) -> bytes:
+    async def read1(self, size: int = -1) -> bytes:
         """What the buffer has, `size` bytes at most, or else what one transfer brings."""
         return await self._call(self._reading("read1").read1, size)
 
-    async def readinto(self, buffer: Any, /) -> int:
+    async def readinto(self, buffer: Any) -> int:
         """As `read`, into a writable buffer; who is cancelled finds it as it was."""
         n: Any = await self._call(self._reading("read").readinto, writable_view(buffer))
         return n  # type: ignore[no-any-return]
 
-    async def readinto1(self, buffer: Any, /) -> int:
+    async def readinto1(self, buffer: Any) -> int:
         """As `read1`, into a writable buffer."""
         n: Any = await self._call(self._reading("read1").readinto, writable_view(buffer), True)
         return n  # type: ignore[no-any-return]
@@ -308,7 +308,7 @@ class BinaryFile(File[bytes]):
             raise io.UnsupportedOperation("write")
         return await layer.write(data)
 
-    async def seek(self, offset: int, whence: int = 0, /) -> int:
+    async def seek(self, offset: int, whence: int = 0) -> int:
         """Move to `offset` from the start (0), from here (1) or from the end (2): the position."""
         return await self._call((self._layer or self._buffered()).seek, offset, whence)
 
@@ -319,7 +319,7 @@ class BinaryFile(File[bytes]):
     async def _tell(self) -> int:
         return (self._layer or self._buffered()).tell()
 
-    async def truncate(self, size: int | None = None, /) -> int:
+    async def truncate(self, size: int | None = None) -> int:
         """Cut the file to `size`, or where the position is; the position stays."""
         return await self._call((self._layer or self._buffered()).truncate, size)
 

@@ -155,7 +155,7 @@ class File(Generic[AnyStr]):
 
     # --- what every file does; its class says more --------------------------------------------------------------------
 
-    async def read(self, size: int | None = -1, /) -> AnyStr:
+    async def read(self, size: int | None = -1) -> AnyStr:
         """`size` bytes or characters, or all there is."""
         raise NotImplementedError
 
@@ -163,7 +163,7 @@ class File(Generic[AnyStr]):
         """Take bytes or text: how much."""
         raise NotImplementedError
 
-    async def seek(self, offset: int, whence: int = 0, /) -> int:
+    async def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a position: where that is."""
         raise NotImplementedError
 
@@ -171,7 +171,7 @@ class File(Generic[AnyStr]):
         """The position."""
         raise NotImplementedError
 
-    async def truncate(self, size: int | None = None, /) -> int:
+    async def truncate(self, size: int | None = None) -> int:
         """Cut the file to `size` bytes, or where the position is: the size."""
         raise NotImplementedError
 
@@ -181,11 +181,11 @@ class File(Generic[AnyStr]):
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
-    async def readline(self, size: int | None = -1, /) -> AnyStr:
+    async def readline(self, size: int | None = -1) -> AnyStr:
         """One line, with its end, or what there is of it within `size`; empty at end of file."""
         return await self._call(self._readline, optional_size(size))
 
-    async def readlines(self, hint: int | None = -1, /) -> list[AnyStr]:
+    async def readlines(self, hint: int | None = -1) -> list[AnyStr]:
         """Lines until their sizes are over `hint`, or all of them."""
         return await self._call(self._readlines, optional_size(hint))
 
@@ -235,7 +235,7 @@ class File(Generic[AnyStr]):
             raise StopAsyncIteration
         return line
 
-    async def writelines(self, lines: Iterable[Any], /) -> None:
+    async def writelines(self, lines: Iterable[Any]) -> None:
         """Write each of `lines`, adding nothing. In one turn: no other call comes between them."""
         await self._call(self._writelines, lines)
 

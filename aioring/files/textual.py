@@ -139,7 +139,7 @@ class TextFile(File[str]):
 
     # Hot path: once per call.
 
-    async def read(self, size: int | None = -1, /) -> str:
+    async def read(self, size: int | None = -1) -> str:
         """`size` characters, or all there are: fewer only at end of file. What cannot seek is waited for.
 
         Cancelling loses nothing. Raises `OSError` as read(2), `UnicodeDecodeError`, `io.UnsupportedOperation` for a file
@@ -260,19 +260,19 @@ class TextFile(File[str]):
     async def _write(self, data: Any) -> int:
         return await self._text().write(data)
 
-    async def writelines(self, lines: Iterable[str], /) -> None:
+    async def writelines(self, lines: Iterable[str]) -> None:
         """Write each of `lines`, adding nothing. In one turn: no other call comes between them."""
         await self._call(self._writelines, lines)
 
-    async def seek(self, cookie: int, whence: int = 0, /) -> int:
+    async def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a place that `tell` gave, to the start (0), or with `whence` 2 to the end."""
-        return await self._call(self._text().seek, cookie, whence)
+        return await self._call(self._text().seek, offset, whence)
 
     async def tell(self) -> int:
         """The place where the file is: a cookie for `seek`."""
         return await self._call(self._text().tell)
 
-    async def truncate(self, size: int | None = None, /) -> int:
+    async def truncate(self, size: int | None = None) -> int:
         """Cut the file to `size` bytes, or where its buffer is."""
         return await self._call(self._text().truncate, size)
 

@@ -1,0 +1,194 @@
+"""`open_file`, `wrap_file` and `AsyncFile`, in anyio's dialect.
+
+A file of somebody else's is anyio's business: its threads, its limiter, with the calls put in order. A file that is opened
+here is aioring's own, with what the dialect has other words for: `aclose` closes, `close`, `detach`, `peek`, `readall`,
+`buffer` and `raw` are those of the blocking file behind it (`wrapped`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from os import PathLike
+from typing import IO, TYPE_CHECKING, Any, AnyStr, cast, overload
+
+import anyio
+from anyio import CapacityLimiter
+
+from ..files import BinaryFile, File, RawFile, TextFile
+from ..files.blocking import blocking, detached
+from ..files.here import Kinds
+from ..files.opening import Opening
+
+if TYPE_CHECKING:
+    from _typeshed import OpenBinaryMode, OpenTextMode
+
+__all__ = ["KINDS", "AsyncFile", "OpenRaw", "OpenReader", "OpenText", "OpenWriter", "open_file", "wrap_file"]
+
+
+class AsyncFile(anyio.AsyncFile[AnyStr]):
+    """anyio's `AsyncFile`, whose calls run one after another, in the order in which they were made."""
+
+    _order: Any
+
+    def __init__(self, fp: IO[AnyStr], *, limiter: CapacityLimiter | None = None) -> None:
+        super().__init__(fp, limiter=limiter)  # type: ignore[arg-type]
+        self._order = anyio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__qualname__} of {self._fp!r}>"
+
+
+def _in_order(method: Callable[..., Any]) -> Any:
+    @functools.wraps(method)
+    async def call(self: AsyncFile[Any], *args: Any, **kwargs: Any) -> Any:
+        async with self._order:
+            return await method(self, *args, **kwargs)
+
+    return call
+
+
+for _name in (
+    "read", "read1", "readline", "readlines", "readinto", "readinto1", "write", "writelines", "truncate", "seek", "tell",
+    "flush",
+):  # fmt: skip
+    setattr(AsyncFile, _name, _in_order(getattr(anyio.AsyncFile, _name)))
+
+
+class _Dialect(File[Any]):
+    """What all files that are opened here have."""
+
+    _limiter: CapacityLimiter | None = None
+
+    @property
+    def _fp(self) -> Any:
+        return blocking(self)
+
+    @property
+    def wrapped(self) -> Any:
+        """The blocking file behind it."""
+        return blocking(self)
+
+    @property
+    def limiter(self) -> CapacityLimiter | None:
+        """As it was given; no thread is used that it could limit."""
+        return self._limiter
+
+    aclose = File.close
+
+    def close(self) -> None:  # type: ignore[override]
+        """Close it here and now, blocking; `aclose` is awaited."""
+        blocking(self).close()
+
+    async def __aexit__(self, *raised: object) -> None:
+        if not self._close_here():
+            await self.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+class OpenText(_Dialect, TextFile, AsyncFile[str]):  # type: ignore[misc]
+    """A text file."""
+
+    @property
+    def buffer(self) -> Any:
+        return self._fp.buffer
+
+    def detach(self) -> Any:
+        return detached(self)
+
+
+class OpenReader(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
+    """A buffered binary file that is read, or read and written."""
+
+    @property
+    def raw(self) -> Any:
+        return self._fp.raw
+
+    def peek(self, size: int = 0, /) -> Any:
+        return self._fp.peek(size)
+
+    def detach(self) -> Any:
+        return detached(self)
+
+
+class OpenWriter(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
+    """A buffered binary file that is only written."""
+
+    @property
+    def raw(self) -> Any:
+        return self._fp.raw
+
+    @property
+    def peek(self) -> Any:
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute 'peek'")
+
+    def detach(self) -> Any:
+        return detached(self)
+
+
+class OpenRaw(_Dialect, RawFile, AsyncFile[bytes]):  # type: ignore[misc]
+    """A binary file without a buffer."""
+
+    def readall(self) -> Any:
+        return self._fp.readall()
+
+
+KINDS = Kinds(OpenRaw, OpenReader, OpenWriter, OpenText)
+
+
+@overload
+async def open_file(
+    file: str | PathLike[str] | int,
+    mode: OpenBinaryMode,
+    buffering: int = ...,
+    encoding: str | None = ...,
+    errors: str | None = ...,
+    newline: str | None = ...,
+    closefd: bool = ...,
+    opener: Callable[[str, int], int] | None = ...,
+    *,
+    limiter: CapacityLimiter | None = ...,
+) -> AsyncFile[bytes]: ...
+@overload
+async def open_file(
+    file: str | PathLike[str] | int,
+    mode: OpenTextMode = ...,
+    buffering: int = ...,
+    encoding: str | None = ...,
+    errors: str | None = ...,
+    newline: str | None = ...,
+    closefd: bool = ...,
+    opener: Callable[[str, int], int] | None = ...,
+    *,
+    limiter: CapacityLimiter | None = ...,
+) -> AsyncFile[str]: ...
+async def open_file(
+    file: str | PathLike[str] | int,
+    mode: str = "r",
+    buffering: int = -1,
+    encoding: str | None = None,
+    errors: str | None = None,
+    newline: str | None = None,
+    closefd: bool = True,
+    opener: Callable[[str, int], int] | None = None,
+    *,
+    limiter: CapacityLimiter | None = None,
+) -> AsyncFile[Any]:
+    """Open a file, as `anyio.open_file`: `async with await open_file(path) as f`.
+
+    Its reads and writes go to the running loop's ring. `limiter` is kept (`f.limiter`); no thread is used that it could
+    limit. Cancelling and errors as of `aioring.open`.
+    """
+    if limiter is not None and not isinstance(limiter, CapacityLimiter):
+        raise TypeError(f"limiter must be a CapacityLimiter or None, not {limiter.__class__.__name__}")
+    found: Any = await Opening(None, KINDS, file, mode, buffering, encoding, errors, newline, closefd, opener)
+    if limiter is not None:
+        found._limiter = limiter
+    return cast("AsyncFile[Any]", found)
+
+
+def wrap_file(file: IO[AnyStr], *, limiter: CapacityLimiter | None = None) -> AsyncFile[AnyStr]:
+    """A blocking file object as an asynchronous one, as `anyio.wrap_file`: on anyio's threads, in order of the calls."""
+    return AsyncFile(file, limiter=limiter)

@@ -1,0 +1,1 @@
+"""anyio's streams over files."""
