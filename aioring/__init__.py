@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 try:
     import ctypes as _ctypes
 except ImportError as _error:  # Python 3.12 and later, in a subinterpreter with a GIL of its own
@@ -29,8 +27,12 @@ from .observe.lag import LoopLag, loop_lag
 from .observe.slow import SlowIo, slow_io
 from .ring import Pending, Ring, get_ring, in_flight, rings
 
-if TYPE_CHECKING:
+try:
     from .files import BinaryFile, File, Opening, RawFile, TextFile, WrappedFile, open, wrap_file
+except ImportError as _error:
+    # Files need anyio. `aioring doctor` runs where it is missing, and has to say what else is wrong.
+    if _error.name != "anyio":
+        raise
 
 __version__ = "0.1.0"
 
@@ -69,16 +71,3 @@ __all__ = [
     "wrap_file",
 ]
 del _ctypes
-
-_OF_FILES = ("BinaryFile", "File", "Opening", "RawFile", "TextFile", "WrappedFile", "open", "wrap_file")
-
-
-def __getattr__(name: str) -> object:
-    # Files need anyio; `aioring doctor` runs where it is missing, and has to say what else is wrong.
-    if name in _OF_FILES:
-        from . import files
-
-        value: object = getattr(files, name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

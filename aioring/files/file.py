@@ -28,14 +28,14 @@ from .ending import look_after
 from .in_place import IN_PLACE, drive
 from .raw import Gone, Raw
 
-__all__ = ["File"]
+__all__ = ["LONG", "File"]
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="File[Any]")
 
 logger = logging.getLogger("aioring")
 _LINES = 64  # how many are taken from a buffer between two looks at the clock
-_LONG = 0.002  # seconds, after which others run
+LONG = 0.002  # seconds, after which others run
 
 
 class File(Generic[AnyStr]):
@@ -52,6 +52,7 @@ class File(Generic[AnyStr]):
     _owner: File[Any] | None = None  # of whom this is another view, and who closes the file
     _lines = 0  # how many may be taken from the buffer before the clock is looked at
     _yielded = 0.0
+    _end = -1  # where what a text file has cut into lines ends; -1: nothing is
 
     def __init__(self, raw: Raw, ring: Ring, owner: File[Any] | None = None) -> None:
         self._raw = raw
@@ -63,6 +64,8 @@ class File(Generic[AnyStr]):
 
     async def _enter(self) -> None:
         """Wait for one's turn, and take a unit of the budget. The caller leaves by `self._order.leave()`."""
+        if self._end >= 0:
+            self._fold()
         ring, order = self._ring, self._order
         if ring._started is None or ring._started.ended == "closed":
             self._raw.check("I/O operation on closed file.")
@@ -87,6 +90,9 @@ class File(Generic[AnyStr]):
             return await method(*args)
         finally:
             self._order.leave()
+
+    def _fold(self) -> None:
+        """What was cut into lines, and given to nobody, is to be read."""
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -215,7 +221,7 @@ class File(Generic[AnyStr]):
         """So many lines have been taken from a buffer: let others run, if it took long."""
         self._lines = _LINES
         now = perf_counter()
-        if now - self._yielded > _LONG:
+        if now - self._yielded > LONG:
             if self._yielded:
                 await checkpoint()
                 now = perf_counter()

@@ -75,7 +75,8 @@ def open_here(
         name = os.fspath(file)
     if ring is None:
         ring = get_ring()
-    if _get_running_loop() is not ring._loop_here or not ring._at_once:
+    running = _get_running_loop()
+    if running is None or running is not ring._loop_here or not ring._at_once:
         return NOT_TRIED
     if ring._budget.left <= 0 and not paid:
         return SPENT
@@ -92,7 +93,9 @@ def open_here(
         raw = Raw(fd, parsed, name, True, RingIo(ring), shape[2], blksize)
         raw.opened_here = raw.prepaid = True
         raw.size = shape[3]
-        raw.fresh = perf_counter() + _FRESH
+        now = perf_counter()
+        raw.fresh = now + _FRESH
+        ring._cache.late(now)
         size = READ_AHEAD if blksize < READ_AHEAD else blksize
         if codec is None:
             return kinds.reader(raw, ring, size)

@@ -11,12 +11,13 @@ import locale
 import sys
 from asyncio.events import _get_running_loop
 from collections.abc import Iterable
+from time import perf_counter
 from typing import Any
 
 from ..ring import Ring
 from .binary import BinaryFile
 from .buffered import Buffered, optional_size
-from .file import File
+from .file import LONG, File
 from .raw import Raw
 from .text import Text
 
@@ -59,7 +60,6 @@ class TextFile(File[str]):
     _ended = False  # whether `_rest_here` has seen a line end
     _ready: list[str] = []  # noqa: RUF012 - replaced, never changed; see `__anext__`
     _more: list[str] = []  # noqa: RUF012
-    _end = -1  # of what was cut, in the layer's text; -1: nothing is
 
     def __init__(
         self, raw: Raw, ring: Ring, size: int, encoding: Codec, newline: str | None, line_buffering: bool
@@ -146,7 +146,7 @@ class TextFile(File[str]):
         that is only written, `ValueError` for a closed one.
         """
         order, ring = self._order, self._ring
-        if order.busy or _get_running_loop() is not ring._loop_here:
+        if order.busy or self._end >= 0 or _get_running_loop() is not ring._loop_here:
             await self._enter()
         elif self._raw.prepaid:
             order.busy = True
@@ -187,17 +187,21 @@ class TextFile(File[str]):
         return await self._text().readlines(hint, self._breathe)
 
     # Once per line. A chunk is cut into lines at once; `_ready` are those up to the next look at the clock, the next one
-    # last, and `_more` those behind them. Any other call puts them back first (`_text`).
+    # last, and `_more` those behind them. They are out only while no call is in the file: each puts them back as it comes
+    # (`_enter`), before it waits for its turn, so that the order of calls is kept without a look at `_order` a line.
 
     async def __anext__(self) -> str:
         ready = self._ready
-        if ready and not self._order.busy:
+        if ready:
             return ready.pop()
         return await self._next_line()
 
     async def _next_line(self) -> str:
         if self._lines <= 0:
-            await self._breathe()
+            if perf_counter() - self._yielded > LONG:
+                await self._breathe()
+            else:
+                self._lines = _LINES
         if not self._order.busy and self._raw.fd >= 0:
             if self._more:
                 self._ready = self._more[-_LINES:]
@@ -223,19 +227,21 @@ class TextFile(File[str]):
     def _cut(self) -> None:
         """Cut what is decoded into lines, if nothing else is in it that `str.splitlines` takes for the end of one."""
         layer = self._layer
-        if layer is None or self._end >= 0 or not layer.translate or layer.pending or self._order.busy:
+        if layer is None or self._end >= 0 or layer.read_newline != "\n" or layer.pending or self._order.busy:
             return
         text = layer.decoded[layer.used :]
-        whole = text.rfind("\n") + 1
+        whole, ends = text.rfind("\n") + 1, text.count("\n")
+        if layer.universal and not layer.translate:
+            whole, ends = max(whole, text.rfind("\r") + 1), ends + text.count("\r") - text.count("\r\n")
         lines = text[:whole].splitlines(True)
-        if len(lines) == text.count("\n"):
+        if len(lines) == ends:
             lines.reverse()
             self._end = layer.used + whole
             self._more = lines
             self._lines = 0
 
     def _fold(self) -> None:
-        """What was cut and not given to anybody is to be read."""
+        """Put back what was cut: `_end` is where it ends, in the layer's text."""
         assert self._layer is not None
         self._layer.used = self._end - sum(map(len, self._ready)) - sum(map(len, self._more))
         self._ready, self._more, self._end = [], [], -1
@@ -247,7 +253,7 @@ class TextFile(File[str]):
         `UnicodeEncodeError`, `io.UnsupportedOperation` for a file that is only read.
         """
         order, ring = self._order, self._ring
-        if order.busy or ring._budget.left <= 0 or _get_running_loop() is not ring._loop_here:
+        if order.busy or self._end >= 0 or ring._budget.left <= 0 or _get_running_loop() is not ring._loop_here:
             await self._enter()
         else:
             order.busy = True

@@ -36,7 +36,7 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from ..buffers import private, view_address
-from ..engine.budget import INLINE, Budget
+from ..engine.budget import INLINE, SIZE, Budget
 from ..kernel import at_once
 from ..kernel.abi import INT_MAX, OFF_MAX
 
@@ -81,7 +81,7 @@ class PageCache:
         self._budget = budget
         self._memory: memoryview | None = None
         self._spent = 0.0  # seconds, in the hits of this refill
-        self._refilled = 0.0
+        self.refilled = 0.0
         self._holding_for = 0
 
     # Hot path: once per I/O; measured in benchmarks/ring_read.py.
@@ -217,6 +217,11 @@ class PageCache:
 
     # --- who has the GIL ----------------------------------------------------------------------------------------------
 
+    def late(self, now: float) -> None:
+        """Something was done in place whose price in units is a guess: end the tick's budget if it has taken its time."""
+        if now - self.refilled > _LONG and self._budget.left < SIZE // 2:
+            self._budget.end()
+
     @property
     def holding(self) -> bool:
         """Whether it keeps the GIL, since another thread fights for it."""
@@ -231,8 +236,8 @@ class PageCache:
                 self.changes += 1
             return
         now = perf_counter()
-        slow = now - self._refilled > _FIGHT or self._spent > _LONG
-        self._refilled = now
+        slow = now - self.refilled > _FIGHT or self._spent > _LONG
+        self.refilled = now
         self.preadv = self._timed if slow else _preadv
         self._spent = 0.0
 
