@@ -286,18 +286,22 @@ class BinaryFile(File[bytes]):
 
         Cancelled, it says nothing of how much was taken: `tell` does. Raises `OSError` as write(2).
         """
-        order, ring = self._order, self._ring
-        if order.busy or ring._budget.left <= 0 or _get_running_loop() is not ring._loop_here:
+        order, ring, layer = self._order, self._ring, self._layer
+        budget = ring._budget
+        if order.busy or budget.left <= 0 or _get_running_loop() is not ring._loop_here:
             await self._enter()
         else:
+            budget.left -= 1
+            if layer is not None and data.__class__ is bytes and layer.write_end == layer.pos and not layer.readable:
+                # Behind what is in the buffer already, of a file that is only written: `Buffered.put` comes to this.
+                pos = layer.pos
+                end = pos + len(data)
+                if pos > 0 and end <= layer.buffer_size:
+                    layer.buffer[pos:end] = data
+                    layer.pos = layer.write_end = end
+                    return end - pos
             order.busy = True
-            ring._budget.left -= 1
         try:
-            layer = self._layer
-            if layer is not None and data.__class__ is bytes and layer.writable and self._raw.fd >= 0:
-                n = len(data)
-                if layer.put(data, n):
-                    return n
             return await self._write(data)
         finally:
             order.leave()

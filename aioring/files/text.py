@@ -24,9 +24,9 @@ from typing import Any
 from .buffered import Buffered
 from .cookies import Cookie, find, set_decoder
 
-__all__ = ["Text"]
+__all__ = ["CHUNK", "Text"]
 
-_CHUNK = 8192
+CHUNK = 8192
 
 
 def _concatenates() -> bool:
@@ -34,8 +34,8 @@ def _concatenates() -> bool:
     raw = io.BytesIO()
     text = io.TextIOWrapper(raw, encoding="ascii")
     for _ in range(2):
-        text.write("x" * (_CHUNK // 2 + 1))
-    return len(raw.getvalue()) > _CHUNK
+        text.write("x" * (CHUNK // 2 + 1))
+    return len(raw.getvalue()) > CHUNK
 
 
 _CONCATENATES = _concatenates()  # from 3.13
@@ -55,7 +55,7 @@ class Text:
 
     __slots__ = (
         "_base", "_direct", "_fresh", "_trail", "buffer", "decoded", "decoder", "encoder", "encoding", "errors",
-        "line_buffering", "pending", "pending_count", "ratio", "read_newline", "seekable", "snapshot", "telling",
+        "line_buffering", "pending", "pending_count", "plain", "ratio", "read_newline", "seekable", "snapshot", "telling",
         "translate", "universal", "used", "write_newline",
     )  # fmt: skip
 
@@ -89,6 +89,9 @@ class Text:
             self.encoder = codecs.getincrementalencoder(encoding)(errors)
         self._direct = _direct(codec.name)
         self.seekable = self.telling = buffer.raw.seekable
+        # How the second text and all after it are encoded, where that is all that is done to them.
+        plain = self._direct is not None and self.decoder is None and not line_buffering and self.write_newline is None
+        self.plain = self._direct[1] if plain and self._direct is not None else None
         self._fresh = self.seekable  # whether the next text begins a file, and takes a BOM
         if self.seekable and self.encoder is not None and position != 0:
             self._set_encoder(False)
@@ -110,6 +113,11 @@ class Text:
     def dirty(self) -> bool:
         return bool(self.pending) or self.buffer.dirty()
 
+    def drop(self) -> None:
+        """The file is closed: what could not be written is lost."""
+        self.pending, self.pending_count = [], 0
+        self.buffer.drop()
+
     # --- writing ------------------------------------------------------------------------------------------------------
 
     async def write(self, text: str) -> int:
@@ -130,7 +138,7 @@ class Text:
         else:
             before = self.encoder.getstate()
             data = self.encoder.encode(text)
-        if self.pending and (len(data) if _CONCATENATES else self.pending_count + len(data) - 1) >= _CHUNK:
+        if self.pending and (len(data) if _CONCATENATES else self.pending_count + len(data) - 1) >= CHUNK:
             try:
                 await self._hand_down()
             except BaseException:
@@ -147,7 +155,7 @@ class Text:
             self.snapshot = None
         if self.decoder is not None:
             self.decoder.reset()
-        if self.pending_count >= _CHUNK or flushes:
+        if self.pending_count >= CHUNK or flushes:
             await self._hand_down()
         if flushes:
             await self.buffer.flush()
@@ -189,7 +197,7 @@ class Text:
         """Decode the next chunk into `decoded`. False: end of file."""
         if self.decoder is None:
             raise io.UnsupportedOperation("not readable")
-        size = max(_CHUNK, int(max(self.ratio, 1.0) * hint)) if hint > 0 else _CHUNK
+        size = max(CHUNK, int(max(self.ratio, 1.0) * hint)) if hint > 0 else CHUNK
         data = await self.buffer.read1(size)
         buffered, flags = self.decoder.getstate()
         text = self.decoder.decode(data, not data)

@@ -19,7 +19,7 @@ from .binary import BinaryFile
 from .buffered import Buffered, optional_size
 from .file import LONG, File
 from .raw import Raw
-from .text import Text
+from .text import CHUNK, Text
 
 __all__ = ["TextFile", "resolve", "resolved"]
 
@@ -135,7 +135,7 @@ class TextFile(File[str]):
     def _drop(self) -> None:
         if self._layer is not None:
             self._ready, self._more, self._end = [], [], -1
-            self._layer.buffer.drop()
+            self._layer.drop()
 
     # Hot path: once per call.
 
@@ -252,12 +252,20 @@ class TextFile(File[str]):
         Cancelled, it says nothing of how much was taken: `tell` does. Raises `OSError` as write(2),
         `UnicodeEncodeError`, `io.UnsupportedOperation` for a file that is only read.
         """
-        order, ring = self._order, self._ring
-        if order.busy or self._end >= 0 or ring._budget.left <= 0 or _get_running_loop() is not ring._loop_here:
+        order, ring, layer = self._order, self._ring, self._layer
+        budget = ring._budget
+        if order.busy or self._end >= 0 or budget.left <= 0 or _get_running_loop() is not ring._loop_here:
             await self._enter()
         else:
+            budget.left -= 1
+            if layer is not None and layer.pending and layer.plain and text.__class__ is str:
+                # To what waits to be handed down already, of a file that is only written: `Text.write` comes to this.
+                encoded = text.encode(layer.plain, layer.errors)
+                if layer.pending_count + len(encoded) < CHUNK:
+                    layer.pending.append(encoded)
+                    layer.pending_count += len(encoded)
+                    return len(text)
             order.busy = True
-            ring._budget.left -= 1
         try:
             return await self._text().write(text)
         finally:
