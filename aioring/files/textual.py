@@ -176,9 +176,10 @@ class TextFile(File[str]):
         if data is None or (b"\r" in data and not self._newline):
             return None
         raw.position += len(data)
+        text = str(data, self._encoding[0], self._encoding[1])
         if not self._newline and b"\n" in data:
             self._ended = True
-        return str(data, self._encoding[0], self._encoding[1])
+        return text
 
     async def _readline(self, size: int) -> str:
         return await self._text().readline(size)
