@@ -111,13 +111,13 @@ class AiofilesContextManager(Awaitable[T_co], AbstractAsyncContextManager[T_co])
         return await self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         obj = self._obj
         if isinstance(obj, File):
             if not obj._close_here():
                 await obj.close()
         else:
-            end = functools.partial(obj._file.__exit__, kind, error, trace)
+            end = functools.partial(obj._file.__exit__, exc_type, exc_val, exc_tb)
             await call(None, getattr(obj, "_executor", None), end)
         self._obj = None

@@ -23,14 +23,24 @@ T = TypeVar("T")
 def by_ring(
     blocking: Callable[..., T], asked: Callable[..., Coroutine[Any, Any, Any]]
 ) -> Callable[..., Coroutine[Any, Any, T]]:
-    """`wrap(blocking)`, which asks the ring where no `executor` was given."""
+    """`wrap(blocking)`, which asks the ring where no `executor` was given.
+
+    What the ring refuses before it has done anything (arguments), or says without a name (of an fd), is asked of
+    `blocking`: it takes more (`__index__`, other names of parameters) and has words of its own in each Python.
+    """
 
     @functools.wraps(blocking)
     async def run(*args: Any, loop: Any = None, executor: Any = None, **kwargs: Any) -> T:
-        if executor is not None:
-            return await call(loop, executor, functools.partial(blocking, *args, **kwargs))
-        found: T = await asked(*args, **kwargs)
-        return found
+        if executor is None:
+            try:
+                found: T = await asked(*args, **kwargs)
+                return found
+            except (TypeError, ValueError, OverflowError):
+                pass
+            except OSError as error:
+                if error.filename is not None:
+                    raise
+        return await call(loop, executor, functools.partial(blocking, *args, **kwargs))
 
     return run
 
@@ -39,7 +49,7 @@ def _is(kind: Callable[[int], bool], follow_symlinks: bool = True) -> Callable[[
     async def asked(path: Any) -> bool:
         try:
             return kind((await get_ring().stat(path, follow_symlinks=follow_symlinks)).st_mode)
-        except (OSError, ValueError):
+        except OSError:
             return False
 
     return asked
@@ -58,6 +68,8 @@ async def _samefile(f1: Any, f2: Any) -> bool:
 
 
 async def _sameopenfile(fp1: int, fp2: int) -> bool:
+    if type(fp1) is not int or type(fp2) is not int:
+        raise TypeError  # a path, which `Ring.stat` takes
     ring = get_ring()
     return path.samestat(await ring.stat(fp1), await ring.stat(fp2))
 

@@ -7,13 +7,17 @@ here is aioring's own, with what the dialect has other words for: `aclose` close
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import inspect
+import threading
+from asyncio.events import _get_running_loop
 from collections.abc import Callable
 from os import PathLike
-from typing import IO, TYPE_CHECKING, Any, AnyStr, cast, overload
+from typing import IO, TYPE_CHECKING, Any, AnyStr, TypeVar, cast, overload
 
 import anyio
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 
 from ..files import BinaryFile, File, RawFile, TextFile
 from ..files.blocking import blocking, detached
@@ -25,25 +29,81 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "AsyncFile", "OpenRaw", "OpenReader", "OpenText", "OpenWriter", "open_file", "wrap_file"]
 
+T = TypeVar("T")
+
+
+class _Call:
+    """One call on a thread. anyio's cancel waits for it; asyncio's own does not, and then the next call does."""
+
+    def __init__(self, release: Callable[[], Any]) -> None:
+        self._release = release
+        self._guard = threading.Lock()
+        self._begun = self._left = False
+        self._over = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, func: Callable[..., T], *args: Any) -> T | None:
+        """On the thread."""
+        with self._guard:
+            if self._left:
+                return None  # nobody waits for it, and it may be another's turn
+            self._begun = True
+        try:
+            return func(*args)
+        finally:
+            with self._guard:
+                self._over = True
+            if self._left:
+                self._release_late()
+
+    def leave(self) -> None:
+        """On the loop: who has called goes."""
+        with self._guard:
+            self._left = True
+            if self._begun and not self._over:
+                self._loop = _get_running_loop()
+                return
+        self._release()
+
+    def _release_late(self) -> None:
+        try:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._release)
+        except RuntimeError:
+            self._release()  # the loop is closed: nobody waits
+
 
 class AsyncFile(anyio.AsyncFile[AnyStr]):
     """anyio's `AsyncFile`, whose calls run one after another, in the order in which they were made."""
 
-    _order: Any
+    _turn: Any
 
     def __init__(self, fp: IO[AnyStr], *, limiter: CapacityLimiter | None = None) -> None:
         super().__init__(fp, limiter=limiter)  # type: ignore[arg-type]
-        self._order = anyio.Lock()
+        self._turn = anyio.Semaphore(1, fast_acquire=True)
+
+    async def _run(self, func: Callable[..., Any], *args: Any) -> Any:
+        """On a thread of anyio's, in its turn."""
+        await self._turn.acquire()
+        call = _Call(self._turn.release)
+        try:
+            return await to_thread.run_sync(call.run, func, *args, limiter=self._limiter)
+        finally:
+            call.leave()
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.{type(self).__qualname__} of {self._fp!r}>"
 
 
 def _in_order(method: Callable[..., Any]) -> Any:
+    name, parameters = method.__name__, inspect.signature(method)
+
     @functools.wraps(method)
-    async def call(self: AsyncFile[Any], *args: Any, **kwargs: Any) -> Any:
-        async with self._order:
-            return await method(self, *args, **kwargs)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        given = parameters.bind(*args, **kwargs)
+        given.apply_defaults()
+        file, *values = given.args
+        return await file._run(getattr(file._fp, name), *values)
 
     return call
 
@@ -53,6 +113,16 @@ for _name in (
     "flush",
 ):  # fmt: skip
     setattr(AsyncFile, _name, _in_order(getattr(anyio.AsyncFile, _name)))
+
+
+class _Absent:
+    """A method of anyio's that a file of this kind has not, since `io`'s has not."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, file: object, owner: type) -> Any:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
 
 
 class _Dialect(File[Any]):
@@ -91,6 +161,11 @@ class _Dialect(File[Any]):
 class OpenText(_Dialect, TextFile, AsyncFile[str]):  # type: ignore[misc]
     """A text file."""
 
+    read1: Any = _Absent()
+    readinto: Any = _Absent()
+    readinto1: Any = _Absent()
+    write_through = False
+
     @property
     def buffer(self) -> Any:
         return self._fp.buffer
@@ -106,6 +181,12 @@ class OpenReader(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
     def raw(self) -> Any:
         return self._fp.raw
 
+    async def readinto(self, b: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] - anyio's word
+        return await BinaryFile.readinto(self, b)
+
+    async def readinto1(self, b: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return await BinaryFile.readinto1(self, b)
+
     def peek(self, size: int = 0, /) -> Any:
         return self._fp.peek(size)
 
@@ -116,13 +197,11 @@ class OpenReader(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
 class OpenWriter(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
     """A buffered binary file that is only written."""
 
+    peek: Any = _Absent()
+
     @property
     def raw(self) -> Any:
         return self._fp.raw
-
-    @property
-    def peek(self) -> Any:
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute 'peek'")
 
     def detach(self) -> Any:
         return detached(self)
@@ -130,6 +209,13 @@ class OpenWriter(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
 
 class OpenRaw(_Dialect, RawFile, AsyncFile[bytes]):  # type: ignore[misc]
     """A binary file without a buffer."""
+
+    read1: Any = _Absent()
+    readinto1: Any = _Absent()
+    detach: Any = _Absent()
+
+    async def readinto(self, b: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] - anyio's word
+        return await RawFile.readinto(self, b)
 
     def readall(self) -> Any:
         return self._fp.readall()

@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable
-from typing import Any, AnyStr
+from typing import TYPE_CHECKING, Any, AnyStr, overload
 
 import anyio
 from anyio import CancelScope, to_thread
@@ -19,6 +19,9 @@ from ..files.here import Kinds
 from ..files.temporary import Named, adopt, open_named, open_unnamed
 from ..files.textual import TextFile
 from .files import KINDS, AsyncFile, OpenRaw, OpenReader, OpenText, OpenWriter
+
+if TYPE_CHECKING:
+    from _typeshed import OpenBinaryMode, OpenTextMode
 
 __all__ = ["NamedTemporaryFile", "SpooledTemporaryFile", "TemporaryFile"]
 
@@ -57,6 +60,36 @@ _NAMED = Kinds(_NamedRaw, _NamedReader, _NamedWriter, _NamedText)
 class TemporaryFile(anyio.TemporaryFile[AnyStr]):
     """`anyio.TemporaryFile`: entering it gives a file without a name, which is gone at the end of the block."""
 
+    if TYPE_CHECKING:  # a type checker takes anyio's own overloads for those of anyio's class only
+
+        @overload
+        def __init__(
+            self: TemporaryFile[bytes],
+            mode: OpenBinaryMode = ...,
+            buffering: int = ...,
+            encoding: str | None = ...,
+            newline: str | None = ...,
+            suffix: str | None = ...,
+            prefix: str | None = ...,
+            dir: str | None = ...,
+            *,
+            errors: str | None = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: TemporaryFile[str],
+            mode: OpenTextMode,
+            buffering: int = ...,
+            encoding: str | None = ...,
+            newline: str | None = ...,
+            suffix: str | None = ...,
+            prefix: str | None = ...,
+            dir: str | None = ...,
+            *,
+            errors: str | None = ...,
+        ) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
     async def __aenter__(self) -> AsyncFile[AnyStr]:
         affixes = self.suffix, self.prefix, self.dir
         file = await open_unnamed(KINDS, self.mode, self.buffering, self.encoding, self.errors, self.newline, affixes)
@@ -66,6 +99,40 @@ class TemporaryFile(anyio.TemporaryFile[AnyStr]):
 
 class NamedTemporaryFile(anyio.NamedTemporaryFile[AnyStr]):
     """`anyio.NamedTemporaryFile`: entering it gives a file with a name, which goes with it, or at the end of the block."""
+
+    if TYPE_CHECKING:  # a type checker takes anyio's own overloads for those of anyio's class only
+
+        @overload
+        def __init__(
+            self: NamedTemporaryFile[bytes],
+            mode: OpenBinaryMode = ...,
+            buffering: int = ...,
+            encoding: str | None = ...,
+            newline: str | None = ...,
+            suffix: str | None = ...,
+            prefix: str | None = ...,
+            dir: str | None = ...,
+            delete: bool = ...,
+            *,
+            errors: str | None = ...,
+            delete_on_close: bool = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: NamedTemporaryFile[str],
+            mode: OpenTextMode,
+            buffering: int = ...,
+            encoding: str | None = ...,
+            newline: str | None = ...,
+            suffix: str | None = ...,
+            prefix: str | None = ...,
+            dir: str | None = ...,
+            delete: bool = ...,
+            *,
+            errors: str | None = ...,
+            delete_on_close: bool = ...,
+        ) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
     async def __aenter__(self) -> AsyncFile[AnyStr]:
         how = self._params
@@ -92,23 +159,67 @@ class NamedTemporaryFile(anyio.NamedTemporaryFile[AnyStr]):
                 await file.remove()
 
 
-class SpooledTemporaryFile(anyio.SpooledTemporaryFile[AnyStr]):
+class SpooledTemporaryFile(anyio.SpooledTemporaryFile[AnyStr], AsyncFile[AnyStr]):
     """`anyio.SpooledTemporaryFile`: in memory up to `max_size`; rolled over, it goes to the ring."""
 
+    if TYPE_CHECKING:  # a type checker takes anyio's own overloads for those of anyio's class only
+
+        @overload
+        def __init__(
+            self: SpooledTemporaryFile[bytes],
+            max_size: int = ...,
+            mode: OpenBinaryMode = ...,
+            buffering: int = ...,
+            encoding: str | None = ...,
+            newline: str | None = ...,
+            suffix: str | None = ...,
+            prefix: str | None = ...,
+            dir: str | None = ...,
+            *,
+            errors: str | None = ...,
+        ) -> None: ...
+        @overload
+        def __init__(
+            self: SpooledTemporaryFile[str],
+            max_size: int = ...,
+            mode: OpenTextMode = ...,
+            buffering: int = ...,
+            encoding: str | None = ...,
+            newline: str | None = ...,
+            suffix: str | None = ...,
+            prefix: str | None = ...,
+            dir: str | None = ...,
+            *,
+            errors: str | None = ...,
+        ) -> None: ...
+        def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
     _disk: Any = None
+    _moving: Any = None  # while it is rolled over: what was put into memory then would be lost
 
     async def rollover(self) -> None:
-        """Put it on disk, if it is not there yet. Cancelled before it began, it still is in memory."""
+        """Put it on disk, if it is not there yet. Cancelled before it began, or failed, it still is in memory."""
         if self._rolled:
             return
         await checkpoint_if_cancelled()
-        with CancelScope(shield=True):
-            self._rolled = True
-            memory = self._fp
+        await self._settled()
+        if self._rolled:  # another task's was first
+            return
+        self._moving = anyio.Event()
+        try:
+            with CancelScope(shield=True):
+                await self._roll_over()
+        finally:
+            self._moving.set()
+            self._moving = None
+
+    async def _roll_over(self) -> None:
+        memory, how = self._fp, self._tempfile_params
+        with await to_thread.run_sync(_made, how) as made:
+            asked = (how[name] for name in ("mode", "buffering", "encoding", "errors", "newline"))
+            disk = await adopt(KINDS, os.dup(made.fileno()), *asked)
+        try:
             position = memory.tell()
-            settings = self._tempfile_params
-            names = "mode", "buffering", "encoding", "errors", "newline"
-            disk = await adopt(KINDS, await to_thread.run_sync(_made, settings), *(settings[name] for name in names))
             if isinstance(memory, io.TextIOWrapper):
                 memory.flush()
                 below: Any = TextFile.buffer.__get__(disk)
@@ -116,25 +227,35 @@ class SpooledTemporaryFile(anyio.SpooledTemporaryFile[AnyStr]):
             else:
                 await disk.write(memory.getvalue())
             await disk.seek(position)
-            self._disk, self._fp = disk, disk.wrapped
-            memory.close()
+        except BaseException:
+            await disk.aclose()
+            raise
+        self._disk, self._fp, self._rolled = disk, disk.wrapped, True
+        memory.close()
+
+    async def _settled(self) -> None:
+        while self._moving is not None:
+            await self._moving.wait()
 
     async def aclose(self) -> None:
+        with CancelScope(shield=True):
+            await self._settled()
         if self._disk is None:
             await super().aclose()
         else:
             await self._disk.aclose()
 
 
-def _made(settings: dict[str, Any]) -> int:
-    with tempfile.TemporaryFile(**settings) as file:
-        return os.dup(file.fileno())
+def _made(how: dict[str, Any]) -> Any:
+    return tempfile.TemporaryFile(**how)
 
 
 def _where_it_is(name: str) -> Callable[..., Any]:
     in_memory = getattr(anyio.SpooledTemporaryFile, name)
 
     async def call(self: SpooledTemporaryFile[Any], *args: Any, **kwargs: Any) -> Any:
+        if self._moving is not None:
+            await self._settled()
         if self._disk is None:
             return await in_memory(self, *args, **kwargs)
         return await getattr(self._disk, name)(*args, **kwargs)

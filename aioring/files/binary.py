@@ -218,7 +218,7 @@ class BinaryFile(File[bytes]):
                     raw.position += len(data)
                     return data
                 layer = self._buffered()
-            elif size.__class__ is int and 0 < size <= layer.read_end - layer.pos and layer.readable:
+            elif type(size) is int and 0 < size <= layer.read_end - layer.pos and layer.readable:
                 return layer.take(size)
             if not layer.readable:
                 raise io.UnsupportedOperation("read")

@@ -8,6 +8,7 @@ is refused: the layers keep what they have in hand between two transfers.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
@@ -15,7 +16,7 @@ from typing import Any, TypeVar, cast
 from .binary import BinaryFile, RawFile, writable_view
 from .buffered import Buffered, optional_size
 from .file import File
-from .in_place import IN_PLACE, drive
+from .in_place import InPlace, drive
 from .raw import Raw
 from .text import Text
 from .textual import TextFile
@@ -25,11 +26,29 @@ __all__ = ["BlockingBuffered", "BlockingRaw", "BlockingText", "blocking", "detac
 T = TypeVar("T")
 
 
+class _Waiting(InPlace):
+    """It waits for who reads from a pipe as long as write(2) does: its caller asked for a blocking file. (`IN_PLACE` does
+    not: it may run on the loop that reads.)"""
+
+    async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
+        if not raw.streams:
+            return await super().write(raw, data, landed)
+        n = os.write(raw.fd, data)
+        landed(n)
+        return n
+
+
+_WAITING = _Waiting()
+
+
 class _View(io.IOBase):
     """What the three have in common. `owns`: the file was detached, and this is who closes it."""
 
-    _file: File[Any]
+    _file: Any  # a `File` of its kind
     _owns: bool
+    _core: Any = (
+        File  # whose words `_file` is asked in: its dialect may have coroutines for them, and views such as this
+    )
 
     def __init__(self, file: File[Any], owns: bool = False) -> None:
         self._file = file
@@ -44,7 +63,7 @@ class _View(io.IOBase):
         order = raw.order
         self._refuse_if_busy()
         order.busy = True
-        held, raw.io = raw.io, IN_PLACE
+        held, raw.io = raw.io, _WAITING
         try:
             return drive(method(*args))
         finally:
@@ -66,7 +85,7 @@ class _View(io.IOBase):
 
     def __del__(self) -> None:
         # Instead of IOBase's, which would close the file with every view of it that goes.
-        if self._owns and self._raw.fd >= 0:
+        if self._owns and not self._file._parted() and self._raw.fd >= 0:
             self.close()
             warnings.warn(f"unclosed file {self!r}", ResourceWarning, source=self, stacklevel=2)
 
@@ -82,16 +101,16 @@ class _View(io.IOBase):
         self._raw.check("I/O operation on closed file")
 
     def readable(self) -> bool:
-        return self._file.readable()
+        return bool(self._core.readable(self._file))
 
     def writable(self) -> bool:
-        return self._file.writable()
+        return bool(self._core.writable(self._file))
 
     def seekable(self) -> bool:
-        return self._file.seekable()
+        return bool(self._core.seekable(self._file))
 
     def isatty(self) -> bool:
-        return self._file.isatty()
+        return bool(self._core.isatty(self._file))
 
     def fileno(self) -> int:
         return self._file.fileno()
@@ -107,7 +126,7 @@ class _View(io.IOBase):
 class BlockingRaw(_View, io.RawIOBase):
     """As `io.FileIO`."""
 
-    _file: RawFile
+    _core = RawFile
 
     def __repr__(self) -> str:
         if self._raw.fd < 0:
@@ -147,7 +166,7 @@ class BlockingRaw(_View, io.RawIOBase):
 class BlockingBuffered(_View, io.BufferedIOBase):
     """As `io.BufferedReader`, `BufferedWriter` or `BufferedRandom`."""
 
-    _file: BinaryFile
+    _core = BinaryFile
 
     def __repr__(self) -> str:
         return f"<aioring.BlockingBuffered name={self.name!r}>"
@@ -162,7 +181,7 @@ class BlockingBuffered(_View, io.BufferedIOBase):
 
     @property
     def raw(self) -> BlockingRaw:
-        return BlockingRaw(self._file.raw)
+        return BlockingRaw(BinaryFile.raw.__get__(self._file))
 
     def _reading(self, what: str) -> Buffered:
         return self._file._reading(what)
@@ -204,7 +223,7 @@ class BlockingBuffered(_View, io.BufferedIOBase):
 class BlockingText(_View, io.TextIOBase):
     """As `io.TextIOWrapper`."""
 
-    _file: TextFile
+    _core = TextFile
 
     def __repr__(self) -> str:
         return f"<aioring.BlockingText name={self.name!r} mode={self.mode!r} encoding={self.encoding!r}>"
@@ -235,7 +254,7 @@ class BlockingText(_View, io.TextIOBase):
 
     @property
     def buffer(self) -> BlockingBuffered:
-        return BlockingBuffered(self._file.buffer)
+        return BlockingBuffered(TextFile.buffer.__get__(self._file))
 
     def read(self, size: int | None = -1, /) -> str:
         return self._drive(self._layer.read, optional_size(size))

@@ -194,6 +194,9 @@ class NonBlockingIo(RingIo):
             return None
 
     async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
-        n = os.write(raw.fd, data)
+        try:
+            n = os.write(raw.fd, data)
+        except BlockingIOError:
+            raise BlockingIOError(errno.EAGAIN, "write could not complete without blocking", 0) from None
         landed(n)
         return n

@@ -13,15 +13,18 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from anyio import CancelScope
+
+from ..errors import RingClosedError
 from ..ring import Ring, get_ring
-from . import modes
 from .blocking import blocking
 from .file import File
 from .here import NOT_TRIED, Kinds
 from .opening import open_file
+from .order import Order
 from .textual import TextFile
 
-__all__ = ["Named", "Spooled", "open_named", "open_unnamed"]
+__all__ = ["Named", "Spooled", "adopt", "open_named", "open_unnamed"]
 
 
 class Named(File[Any]):
@@ -34,7 +37,7 @@ class Named(File[Any]):
 
     async def close(self) -> None:
         try:
-            await super().close()
+            await File.close(self)  # whatever a dialect means by that name
         finally:
             if self.delete_on_close:
                 await self.remove()
@@ -42,10 +45,31 @@ class Named(File[Any]):
     aclose = close
 
     async def remove(self) -> None:
-        """Remove the name, if that is still to be done: after `close` (`delete_on_close`), or at the end of the block."""
+        """Remove the name, if that is still to be done: after `close` (`delete_on_close`), or at the end of the block.
+
+        Who is cancelled has removed it, too: nobody else will. Its user may have been first.
+        """
+        path = self._path
+        if path is None or not self.delete:
+            return
+        try:
+            with CancelScope(shield=True):
+                await self._ring.unlink(path)
+            self._path = None
+        except FileNotFoundError:
+            self._path = None
+        except RingClosedError:
+            self._remove_in_place()
+        except BaseException:
+            self._remove_in_place()
+            raise
+
+    def _remove_in_place(self) -> None:
         path, self._path = self._path, None
-        if path is not None and self.delete:
-            await self._ring.unlink(path)
+        engine = self._ring._started
+        if path is not None and self.delete and (engine is None or engine.ended != "forked"):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _close_here(self) -> bool:
         return False
@@ -54,11 +78,20 @@ class Named(File[Any]):
         try:
             super()._close_in_place()
         finally:
-            path, self._path = self._path, None
-            engine = self._ring._started
-            if path is not None and self.delete and (engine is None or engine.ended != "forked"):
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
+            if self.delete_on_close:
+                self._remove_in_place()
+
+    def _finish(self, why: str) -> None:
+        try:
+            super()._finish(why)
+        finally:
+            self._remove_in_place()
+
+    def __del__(self) -> None:
+        try:
+            super().__del__()
+        finally:
+            self._remove_in_place()  # closed already, and kept (`delete_on_close=False`) for somebody who is gone
 
 
 async def open_named(
@@ -75,10 +108,14 @@ async def open_named(
 ) -> Any:
     """As `tempfile.NamedTemporaryFile`; `kinds` are subclasses of `Named`."""
     made: list[Any] = []
+    gone = False
 
     def make(_: Any, flags: int) -> int:
         fd, path = tempfile.mkstemp(*affixes)
         made.append(path)
+        if gone:  # who asked for it was cancelled meanwhile
+            with suppress(OSError):
+                os.unlink(path)
         return int(fd)
 
     here = get_ring() if ring is None else ring
@@ -87,6 +124,7 @@ async def open_named(
             here, kinds, NOT_TRIED, affixes[2] or ".", mode, buffering, encoding, errors, newline, True, make
         )
     except BaseException:
+        gone = True
         for path in made:
             with suppress(OSError):
                 os.unlink(path)
@@ -121,6 +159,20 @@ async def open_unnamed(
     return file
 
 
+async def adopt(
+    kinds: Kinds,
+    fd: int,
+    mode: str,
+    buffering: int,
+    encoding: str | None,
+    errors: str | None,
+    newline: str | None,
+    ring: Ring | None = None,
+) -> Any:
+    """The file over the fd of a temporary file that the standard library has made of the same arguments."""
+    return await open_file(ring, kinds, NOT_TRIED, fd, mode, buffering, encoding, errors, newline, True, None)
+
+
 class Spooled:
     """As `tempfile.SpooledTemporaryFile`: in memory up to `max_size` (0: for good), then a temporary file.
 
@@ -131,20 +183,30 @@ class Spooled:
         self._kinds = kinds
         self._max_size = max_size
         self._settings = settings
-        mode, buffering, encoding, errors, newline, _ = settings
+        mode, _, encoding, errors, newline, _ = settings
         memory = io.BytesIO()
         self._file: Any = memory
         if "b" not in mode:
             encoding = io.text_encoding(encoding)
             self._file = io.TextIOWrapper(memory, encoding=encoding, errors=errors, newline=newline)
-        elif encoding is not None or errors is not None or newline is not None:
-            modes.check(mode, buffering, encoding, errors, newline)  # which says what is wrong
         self._rolled = False
+        self._order = Order()  # of who puts it on disk and who calls meanwhile; `disk` keeps its own
+
+    async def _join(self) -> None:
+        await self._order.join(get_ring()._engine.loop)
 
     async def rollover(self) -> None:
         """Put it on disk, if it is not there yet. Cancelled, it still is in memory."""
         if self._rolled:
             return
+        await self._join()
+        try:
+            if not self._rolled:  # another task's was first
+                await self._roll_over()
+        finally:
+            self._order.leave()
+
+    async def _roll_over(self) -> None:
         memory = self._file
         disk = await open_unnamed(self._kinds, *self._settings)
         try:
@@ -159,14 +221,15 @@ class Spooled:
         except BaseException:
             await disk.close()
             raise
-        if self._rolled:  # another task's was first
-            await disk.close()
-            return
         self._file, self._rolled = disk, True
         memory.close()
 
     async def ask(self, name: str, *args: Any) -> Any:
-        """A method of the file: at once while it is in memory."""
+        """A method of the file: at once while it is in memory. While it is on its way to the disk, behind that: what was
+        put into memory now would be lost."""
+        if self._order.busy:
+            await self._join()
+            self._order.leave()
         found = getattr(self._file, name)(*args)
         return await found if self._rolled else found
 
@@ -176,11 +239,8 @@ class Spooled:
         return n
 
     async def writelines(self, lines: Iterable[Any]) -> None:
-        if self._rolled:
-            await self._file.writelines(lines)
-            return
-        for line in lines:
-            await self.write(line)
+        await self.ask("writelines", lines)
+        await self._check()
 
     async def truncate(self, size: int | None = None) -> int:
         if size is not None and size > self._max_size:

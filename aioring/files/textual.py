@@ -203,6 +203,8 @@ class TextFile(File[str]):
                 await self._breathe()
             else:
                 self._lines = _LINES
+        if self._ready:  # another task, which iterates too, was first while this one waited
+            return self._ready.pop()
         if not self._order.busy and self._raw.fd >= 0:
             if self._more:
                 self._ready = self._more[-_LINES:]

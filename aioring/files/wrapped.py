@@ -115,11 +115,11 @@ class WrappedFile(Generic[AnyStr]):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._wrapped, name)
 
-    async def read(self, size: int | None = -1, /) -> AnyStr:
+    async def read(self, size: int | None = -1) -> AnyStr:
         data: AnyStr = await self._calls.call(self._wrapped.read, size)
         return data
 
-    async def read1(self, size: int = -1, /) -> bytes:
+    async def read1(self, size: int = -1) -> bytes:
         data: bytes = await self._calls.call(self._wrapped.read1, size)
         return data
 
@@ -131,19 +131,19 @@ class WrappedFile(Generic[AnyStr]):
         data: bytes = await self._calls.call(self._wrapped.peek, size)
         return data
 
-    async def readinto(self, buffer: Any, /) -> int:
+    async def readinto(self, buffer: Any) -> int:
         n: int = await self._calls.call(self._wrapped.readinto, buffer)
         return n
 
-    async def readinto1(self, buffer: Any, /) -> int:
+    async def readinto1(self, buffer: Any) -> int:
         n: int = await self._calls.call(self._wrapped.readinto1, buffer)
         return n
 
-    async def readline(self, size: int | None = -1, /) -> AnyStr:
+    async def readline(self, size: int | None = -1) -> AnyStr:
         line: AnyStr = await self._calls.call(self._wrapped.readline, -1 if size is None else size)
         return line
 
-    async def readlines(self, hint: int | None = -1, /) -> list[AnyStr]:
+    async def readlines(self, hint: int | None = -1) -> list[AnyStr]:
         lines: list[AnyStr] = await self._calls.call(self._wrapped.readlines, -1 if hint is None else hint)
         return lines
 
@@ -151,10 +151,10 @@ class WrappedFile(Generic[AnyStr]):
         n: int = await self._calls.call(self._wrapped.write, data)
         return n
 
-    async def writelines(self, lines: Any, /) -> None:
+    async def writelines(self, lines: Any) -> None:
         await self._calls.call(self._wrapped.writelines, lines)
 
-    async def seek(self, offset: int, whence: int = 0, /) -> int:
+    async def seek(self, offset: int, whence: int = 0) -> int:
         position: int = await self._calls.call(self._wrapped.seek, offset, whence)
         return position
 
@@ -162,7 +162,7 @@ class WrappedFile(Generic[AnyStr]):
         position: int = await self._calls.call(self._wrapped.tell)
         return position
 
-    async def truncate(self, size: int | None = None, /) -> int:
+    async def truncate(self, size: int | None = None) -> int:
         found: int = await self._calls.call(self._wrapped.truncate, size)
         return found
 

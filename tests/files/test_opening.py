@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -64,7 +65,7 @@ ARGUMENTS: list[tuple[Any, ...]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=repr)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=lambda refused: re.sub(r" at 0x[0-9a-f]+", "", repr(refused))[:60])
 async def test_what_the_built_in_refuses_is_refused_in_its_words(
     anyio_backend: Any, path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[Any, ...]
 ) -> None:

@@ -45,14 +45,19 @@ _NAMED = Kinds(_NamedRaw, _NamedReader, _NamedWriter, _NamedText)
 
 
 class _TemporaryContextManager(AiofilesContextManager[Any]):
-    """What a temporary file's making gives: at the end of its block the name goes, too."""
+    """What a temporary file's making gives: at the end of its block the name goes, too. (A spooled one of aioring's own is
+    closed here, by the ring, where it may be on disk.)"""
 
     __slots__ = ()
 
     async def __aexit__(self, *raised: Any) -> None:
         obj = self._obj
         try:
-            await super().__aexit__(*raised)
+            if isinstance(obj, RingSpooledTemporaryFile):
+                await obj.close()
+                self._obj = None
+            else:
+                await super().__aexit__(*raised)
         finally:
             if isinstance(obj, Named):
                 await obj.remove()
@@ -128,7 +133,7 @@ def SpooledTemporaryFile(
 ) -> AiofilesContextManager[AsyncSpooledTemporaryFile]:
     """A temporary file that is kept in memory up to `max_size` bytes, as `tempfile.SpooledTemporaryFile`."""
     affixes = suffix, prefix, dir
-    return AiofilesContextManager(_spooled(max_size, mode, buffering, encoding, newline, affixes, loop, executor))
+    return _TemporaryContextManager(_spooled(max_size, mode, buffering, encoding, newline, affixes, loop, executor))
 
 
 def TemporaryDirectory(

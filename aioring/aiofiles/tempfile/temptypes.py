@@ -64,20 +64,20 @@ class AsyncSpooledTemporaryFile(AsyncBase[Any], _Spooled):
         if not file._rolled and file._max_size and file.tell() > file._max_size:
             await self.rollover()
 
-    async def write(self, data: Any) -> int:
+    async def write(self, s: Any) -> int:
         """Write; what goes over `max_size` is rolled over on the worker, not here."""
         if self._file._rolled:
-            written: int = await self._delegate(partial(self._file.write, data))
+            written: int = await self._delegate(partial(self._file.write, s))
             return written
-        n: int = self._file._file.write(data)
+        n: int = self._file._file.write(s)
         await self._check()
         return n
 
-    async def writelines(self, lines: Iterable[Any]) -> None:
+    async def writelines(self, iterable: Iterable[Any]) -> None:
         if self._file._rolled:
-            await self._delegate(partial(self._file.writelines, lines))
+            await self._delegate(partial(self._file.writelines, iterable))
             return
-        self._file._file.writelines(lines)
+        self._file._file.writelines(iterable)
         await self._check()
 
 
@@ -119,11 +119,11 @@ class RingSpooledTemporaryFile(AsyncSpooledTemporaryFile):
     async def truncate(self, size: int | None = None, /) -> int:
         return await self._spool.truncate(size)
 
-    async def write(self, data: Any) -> int:
-        return await self._spool.write(data)
+    async def write(self, s: Any) -> int:
+        return await self._spool.write(s)
 
-    async def writelines(self, lines: Iterable[Any]) -> None:
-        await self._spool.writelines(lines)
+    async def writelines(self, iterable: Iterable[Any]) -> None:
+        await self._spool.writelines(iterable)
 
     async def rollover(self) -> None:
         await self._spool.rollover()

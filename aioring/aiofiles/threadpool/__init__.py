@@ -52,17 +52,21 @@ class _Opening(AiofilesContextManager[Any]):
         self._obj = None
         self._ref_loop = loop
         self._executor = executor
-        self._asked = asked
+        self._asked: tuple[Any, ...] | None = asked  # None: it has been
 
     # Hot path: once per file, as that of aioring.open's `Opening`.
 
     async def __aenter__(self) -> Any:
         if self._obj is None:
+            asked = self._asked
+            if asked is None:
+                raise RuntimeError("cannot reuse already awaited coroutine")  # aiofiles', which awaits one
+            self._asked = None
             if self._executor is not None or sync_open is not _builtin or builtins.open is not _builtin:
-                self._obj = await _elsewhere(self._ref_loop, self._executor, *self._asked)
+                self._obj = await _elsewhere(self._ref_loop, self._executor, *asked)
             else:
-                found = open_here(None, KINDS, *self._asked)
-                self._obj = await open_file(None, KINDS, found, *self._asked) if found.__class__ is int else found
+                found = open_here(None, KINDS, *asked)
+                self._obj = await open_file(None, KINDS, found, *asked) if found.__class__ is int else found
         return self._obj
 
     def __await__(self) -> Any:

@@ -49,6 +49,16 @@ class _Dialect(File[Any]):
         return f"<{kind.__module__}.{kind.__qualname__} object at {id(self):#x}> wrapping {self._file!r}"
 
 
+class _Absent:
+    """A method of aioring's that aiofiles' class has not."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, file: object, owner: type) -> Any:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
+
+
 class OpenText(_Dialect, TextFile, AsyncTextIOWrapper):  # type: ignore[misc]
     """A text file."""
 
@@ -90,9 +100,7 @@ class OpenWriter(_Dialect, BinaryFile, AsyncBufferedIOBase):  # type: ignore[mis
     def detach(self) -> Any:
         return detached(self)
 
-    @property
-    def peek(self) -> Any:
-        raise AttributeError(f"{AsyncBufferedIOBase.__name__!r} object has no attribute 'peek'")
+    peek: Any = _Absent()
 
 
 class OpenRaw(_Dialect, RawFile, AsyncFileIO):  # type: ignore[misc]
