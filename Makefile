@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 ARGS   ?=
+JOBS   ?= 2
 
 RUN    := $(VENV)/bin/python
 SETUP  := PYTHON="$(PYTHON)" .ci/setup $(VENV)
@@ -13,7 +14,7 @@ SETUP  := PYTHON="$(PYTHON)" .ci/setup $(VENV)
 .NOTPARALLEL:
 
 help:  ## list the goals
-	@echo "Goals (ARGS=... goes to the program, PYTHON=... names another Python):"
+	@echo "Goals (ARGS=... goes to the program, PYTHON=... names another Python, JOBS=0 tests one after the other):"
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r goal text; do \
 	    printf '  make %-14s %s\n' "$$goal" "$$text"; done
 
@@ -25,12 +26,12 @@ demo:  ## hash a tree of files with aioring, aiofiles and a plain loop
 test:  ## run the tests, each on every method and loop (ARGS="-k worker")
 	@echo "test: runs the tests in tests/ with $(VENV)/bin/python, each on every method and loop"
 	@$(SETUP) test,demo
-	@$(RUN) -m pytest $(ARGS)
+	@$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-syscalls:  ## run the core tests with liburing hidden: plain system calls
 	@echo "test-syscalls: runs the tests marked 'core' with liburing hidden, by plain system calls"
 	@$(SETUP) test,demo
-	@AIORING_LIBURING=none $(RUN) -m pytest -m core $(ARGS)
+	@AIORING_LIBURING=none $(RUN) -m pytest -n $(JOBS) --dist worksteal -m core $(ARGS)
 
 bench:  ## read 4 KiB beside every peer (ARGS="--settings busy --rounds 3")
 	@echo "bench: 4 KiB reads with aioring and everybody else: idle, beside a busy thread, io_uring refused; takes 10 minutes"

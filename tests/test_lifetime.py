@@ -761,17 +761,24 @@ async def test_close_waits_for_large_direct_reads_and_their_memory_is_then_ours(
     await ring.start()
     buffers = [aioring.alloc(size) for _ in range(2)]
 
-    async def one(buffer: memoryview) -> None:
-        if await right_or_closed(ring.readinto(fd, 0, buffer), size):
-            assert buffer[-(1 << 20) :] == block
+    told = [anyio.Event() for _ in buffers]
+
+    async def one(buffer: memoryview, told: anyio.Event) -> None:
+        try:
+            if await right_or_closed(ring.readinto(fd, 0, buffer), size):
+                assert buffer[-(1 << 20) :] == block
+        finally:
+            told.set()
 
     async with anyio.create_task_group() as group:
-        for buffer in buffers:
-            group.start_soon(one, buffer)
+        for buffer, event in zip(buffers, told, strict=True):
+            group.start_soon(one, buffer, event)
         for _ in range(3):
             await anyio.lowlevel.checkpoint()
         with anyio.fail_after(20):
             await ring.aclose()
+            for event in told:
+                await event.wait()  # it has looked at what it read
         for buffer in buffers:
             buffer[:] = b"\xa5" * size
     os.preadv(fd, [aioring.alloc(16 << 20)], 0)  # as long as what was in flight would have taken

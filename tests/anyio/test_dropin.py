@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -239,7 +240,7 @@ async def test_aclose_closes_in_a_cancelled_scope(ring: Any, path: Path) -> None
         ("data", "r", -1, None, "nonsense"), ("data", "r", -1, None, None, "x"), ("data", "r", -1, None, None, None, False),
         ("data", "rb", -1, None, None, None, True, lambda path, flags: -3),
     ],
-    ids=repr,
+    ids=lambda refused: re.sub(r" at 0x[0-9a-f]+", "", repr(refused))[:60],
 )  # fmt: skip
 async def test_what_anyio_s_refuses_is_refused_in_its_words(
     anyio_backend: Any, path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[Any, ...]
