@@ -20,7 +20,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from ..files import BinaryFile, File, RawFile, TextFile
-from ..files.blocking import blocking, detached
+from ..files.blocking import Absent, blocking, detached
 from ..files.here import Kinds
 from ..files.opening import Opening
 
@@ -115,16 +115,6 @@ for _name in (
     setattr(AsyncFile, _name, _in_order(getattr(anyio.AsyncFile, _name)))
 
 
-class _Absent:
-    """A method of anyio's that a file of this kind has not, since `io`'s has not."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, file: object, owner: type) -> Any:
-        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
-
-
 class _Dialect(File[Any]):
     """What all files that are opened here have."""
 
@@ -161,9 +151,9 @@ class _Dialect(File[Any]):
 class OpenText(_Dialect, TextFile, AsyncFile[str]):  # type: ignore[misc]
     """A text file."""
 
-    read1: Any = _Absent()
-    readinto: Any = _Absent()
-    readinto1: Any = _Absent()
+    read1: Any = Absent()
+    readinto: Any = Absent()
+    readinto1: Any = Absent()
     write_through = False
 
     @property
@@ -197,7 +187,7 @@ class OpenReader(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
 class OpenWriter(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
     """A buffered binary file that is only written."""
 
-    peek: Any = _Absent()
+    peek: Any = Absent()
 
     @property
     def raw(self) -> Any:
@@ -210,9 +200,9 @@ class OpenWriter(_Dialect, BinaryFile, AsyncFile[bytes]):  # type: ignore[misc]
 class OpenRaw(_Dialect, RawFile, AsyncFile[bytes]):  # type: ignore[misc]
     """A binary file without a buffer."""
 
-    read1: Any = _Absent()
-    readinto1: Any = _Absent()
-    detach: Any = _Absent()
+    read1: Any = Absent()
+    readinto1: Any = Absent()
+    detach: Any = Absent()
 
     async def readinto(self, b: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride] - anyio's word
         return await RawFile.readinto(self, b)

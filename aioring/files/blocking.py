@@ -21,7 +21,7 @@ from .raw import Raw
 from .text import Text
 from .textual import TextFile
 
-__all__ = ["BlockingBuffered", "BlockingRaw", "BlockingText", "blocking", "detached"]
+__all__ = ["Absent", "BlockingBuffered", "BlockingRaw", "BlockingText", "blocking", "detached"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ _WAITING = _Waiting()
 class _View(io.IOBase):
     """What the three have in common. `owns`: the file was detached, and this is who closes it."""
 
-    _file: Any  # a `File` of its kind
+    _file: File[Any]
     _owns: bool
     _core: Any = (
         File  # whose words `_file` is asked in: its dialect may have coroutines for them, and views such as this
@@ -126,6 +126,7 @@ class _View(io.IOBase):
 class BlockingRaw(_View, io.RawIOBase):
     """As `io.FileIO`."""
 
+    _file: RawFile  # pyright: ignore[reportIncompatibleVariableOverride]
     _core = RawFile
 
     def __repr__(self) -> str:
@@ -166,6 +167,7 @@ class BlockingRaw(_View, io.RawIOBase):
 class BlockingBuffered(_View, io.BufferedIOBase):
     """As `io.BufferedReader`, `BufferedWriter` or `BufferedRandom`."""
 
+    _file: BinaryFile  # pyright: ignore[reportIncompatibleVariableOverride]
     _core = BinaryFile
 
     def __repr__(self) -> str:
@@ -223,6 +225,7 @@ class BlockingBuffered(_View, io.BufferedIOBase):
 class BlockingText(_View, io.TextIOBase):
     """As `io.TextIOWrapper`."""
 
+    _file: TextFile  # pyright: ignore[reportIncompatibleVariableOverride]
     _core = TextFile
 
     def __repr__(self) -> str:
@@ -276,6 +279,16 @@ class BlockingText(_View, io.TextIOBase):
 
     def detach(self) -> BlockingBuffered:  # type: ignore[override]
         return cast("BlockingBuffered", detached(self._file))
+
+
+class Absent:
+    """A method that a dialect's class of this kind has not."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, file: object, owner: type) -> Any:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
 
 
 def blocking(file: File[Any], owns: bool = False) -> BlockingRaw | BlockingBuffered | BlockingText:

@@ -11,7 +11,7 @@ from asyncio import AbstractEventLoop, get_running_loop
 from typing import Any
 
 from ...files import BinaryFile, File, RawFile, TextFile
-from ...files.blocking import blocking, detached
+from ...files.blocking import Absent, blocking, detached
 from ...files.here import Kinds
 from .binary import AsyncBufferedIOBase, AsyncBufferedReader, AsyncFileIO
 from .text import AsyncTextIOWrapper
@@ -47,16 +47,6 @@ class _Dialect(File[Any]):
     def __repr__(self) -> str:
         kind = self._dialect
         return f"<{kind.__module__}.{kind.__qualname__} object at {id(self):#x}> wrapping {self._file!r}"
-
-
-class _Absent:
-    """A method of aioring's that aiofiles' class has not."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, file: object, owner: type) -> Any:
-        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
 
 
 class OpenText(_Dialect, TextFile, AsyncTextIOWrapper):  # type: ignore[misc]
@@ -100,7 +90,7 @@ class OpenWriter(_Dialect, BinaryFile, AsyncBufferedIOBase):  # type: ignore[mis
     def detach(self) -> Any:
         return detached(self)
 
-    peek: Any = _Absent()
+    peek: Any = Absent()
 
 
 class OpenRaw(_Dialect, RawFile, AsyncFileIO):  # type: ignore[misc]
