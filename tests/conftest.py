@@ -7,6 +7,7 @@ Ids read `[asyncio-io_uring-cached]`. A test that takes `make_ring` makes rings 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import subprocess
@@ -30,6 +31,14 @@ METHODS = ("io_uring", "linux_aio", "worker", "sync", "scripted")
 # scripted never asks the page cache: one run of it is enough. What linux_aio does not do by itself is the worker's, whose
 # runs ask it.
 COMBINATIONS = [(m, c) for m in METHODS for c in (True, False) if not (c and m in ("scripted", "linux_aio"))]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each of pytest-xdist's workers has mounts of its own: what one mounts (FUSE) would be seen by the others."""
+    if hasattr(config, "workerinput"):
+        libc = ctypes.CDLL(None)
+        if libc.unshare(0x20000) == 0:  # CLONE_NEWNS
+            libc.mount(None, b"/", None, ctypes.c_ulong(0x4000 | 1 << 18), None)  # MS_REC | MS_PRIVATE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
