@@ -46,9 +46,7 @@ class _View(io.IOBase):
 
     _file: File[Any]
     _owns: bool
-    _core: Any = (
-        File  # whose words `_file` is asked in: its dialect may have coroutines for them, and views such as this
-    )
+    _core: Any = File  # in whose words `_file` is asked: its dialect may have coroutines for them, and views like this
 
     def __init__(self, file: File[Any], owns: bool = False) -> None:
         self._file = file

@@ -16,7 +16,7 @@ from ..kernel import at_once
 from ..ring import Ring, get_ring
 from . import modes
 from .binary import READ_AHEAD
-from .raw import Raw
+from .raw import KIND, REGULAR, Raw
 from .ring_io import RingIo
 from .textual import resolved
 
@@ -24,7 +24,6 @@ __all__ = ["NOT_TRIED", "SPENT", "TRIED", "Kinds", "open_here"]
 
 SPENT, NOT_TRIED, TRIED = -3, -2, -1
 _FRESH = 0.005  # seconds for which a file is taken to have the size that it was opened with
-_KIND, _REGULAR = 0o170000, 0o100000  # inode(7): S_IFMT, S_IFREG
 _PLAIN = {mode: modes.parse(mode) for mode in ("rb", "br", "r", "rt", "tr")}
 
 
@@ -87,7 +86,7 @@ def open_here(
     raw: Raw | None = None
     try:
         shape = at_once.shape_of(fd)
-        if shape is None or shape[2] & _KIND != _REGULAR:
+        if shape is None or shape[2] & KIND != REGULAR:
             return fd
         blksize = shape[0]
         raw = Raw(fd, parsed, name, True, RingIo(ring), shape[2], blksize)

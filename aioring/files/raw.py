@@ -23,9 +23,9 @@ from ..kernel.abi import OFF_MAX
 from .modes import Mode
 from .order import Order
 
-__all__ = ["Gone", "Io", "Raw"]
+__all__ = ["KIND", "REGULAR", "Gone", "Io", "Raw"]
 
-_KIND, _REGULAR = 0o170000, 0o100000  # inode(7): S_IFMT, S_IFREG
+KIND, REGULAR = 0o170000, 0o100000  # inode(7): S_IFMT, S_IFREG
 _CHUNK = 1 << 16  # bytes: one read of what cannot seek, on the way to its end
 
 
@@ -106,12 +106,12 @@ class Raw:
         self.order = Order()
         self.blksize = st_blksize if st_blksize > 1 else _io.DEFAULT_BUFFER_SIZE
         self.appends = mode.appending  # whether the fd has O_APPEND: what is written goes to the end
-        self.regular = self.seekable = st_mode & _KIND == _REGULAR
+        self.regular = self.seekable = st_mode & KIND == REGULAR
         if not self.regular:
             try:
                 self.position = os.lseek(fd, 0, os.SEEK_CUR)
                 self.seekable = True
-                self.streams = not st_mode & _KIND  # an eventfd, a timerfd ...
+                self.streams = not st_mode & KIND  # an eventfd, a timerfd ...
             except OSError:
                 self.streams = True
 
