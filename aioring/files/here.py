@@ -98,6 +98,7 @@ def open_here(
         size = READ_AHEAD if blksize < READ_AHEAD else blksize
         if codec is None:
             return kinds.reader(raw, ring, size)
+        raw.ahead = True
         return kinds.text(raw, ring, size, codec, newline, False)
     except BaseException:
         if raw is not None:

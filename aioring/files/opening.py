@@ -149,6 +149,7 @@ def _dressed(
         size = raw.blksize
     if buffering < 0 and mode.raw == "r":
         size = max(size, READ_AHEAD)
+        raw.ahead = True
     if size == 0:
         if not mode.binary:
             raise ValueError("can't have unbuffered text I/O")

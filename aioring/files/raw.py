@@ -91,6 +91,7 @@ class Raw:
     opened_here = (
         False  # by it, in place, for reading only: it can be closed so, and has O_NONBLOCK, which means nothing
     )
+    ahead = False  # it is read further ahead than io does
     prepaid = False  # its opening has paid for its first read
     size = -1  # what the file had when it was opened, which is true until `fresh`
     fresh = 0.0

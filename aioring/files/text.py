@@ -54,7 +54,7 @@ class Text:
     """See the module."""
 
     __slots__ = (
-        "_base", "_direct", "_fresh", "_trail", "buffer", "decoded", "decoder", "encoder", "encoding", "errors",
+        "_base", "_direct", "_far", "_fresh", "_trail", "buffer", "decoded", "decoder", "encoder", "encoding", "errors",
         "line_buffering", "pending", "pending_count", "plain", "ratio", "read_newline", "seekable", "snapshot", "telling",
         "translate", "universal", "used", "write_newline",
     )  # fmt: skip
@@ -88,6 +88,8 @@ class Text:
         if buffer.writable:
             self.encoder = codecs.getincrementalencoder(encoding)(errors)
         self._direct = _direct(codec.name)
+        # Where it reads further ahead than io, a chunk is as long as a buffer.
+        self._far = buffer.buffer_size if buffer.raw.ahead and codec.name in _STATELESS else 0
         self.seekable = self.telling = buffer.raw.seekable
         # How the second text and all after it are encoded, where that is all that is done to them.
         plain = self._direct is not None and self.decoder is None and not line_buffering and self.write_newline is None
@@ -198,9 +200,18 @@ class Text:
         if self.decoder is None:
             raise io.UnsupportedOperation("not readable")
         size = max(CHUNK, int(max(self.ratio, 1.0) * hint)) if hint > 0 else CHUNK
-        data = await self.buffer.read1(size)
-        buffered, flags = self.decoder.getstate()
-        text = self.decoder.decode(data, not data)
+        buffered, flags = state = self.decoder.getstate()
+        data = await self.buffer.read1(max(size, self._far))
+        try:
+            text = self.decoder.decode(data, not data)
+        except UnicodeError:
+            if len(data) <= size:
+                raise
+            # Only what io would have taken: the error is io's, and what stands before it is read.
+            self.decoder.setstate(state)
+            self.buffer.unread(data[size:])
+            data = data[:size]
+            text = self.decoder.decode(data)
         if self._base is not None:
             if self._base[0] is None:
                 self._base = (flags, buffered), "", 0  # nothing was decoded before

@@ -7,6 +7,7 @@ import fcntl
 import io
 import itertools
 import os
+import random
 import threading
 import time
 from pathlib import Path
@@ -65,6 +66,94 @@ async def lines(ring: Any, path: Path, newline: str | None) -> None:
             assert file.newlines == plain.newlines
 
 
+CODECS = [
+    ("utf-8", None), ("utf-8", "replace"), ("ascii", None), ("ascii", "surrogateescape"), ("latin-1", None),
+    ("utf-16-le", None), ("utf-16-le", "surrogatepass"), ("utf-8-sig", None), ("cp1252", "ignore"), ("shift-jis", None),
+]  # fmt: skip
+
+
+def long_text(chance: random.Random, encoding: str) -> bytes:
+    """Of many chunks, with line ends across their edges, and with what cannot be decoded in some."""
+    ends = chance.choice(["\n", "\r\n", "\r", "\n\r\n"])
+    words = chance.choice(["abc", "abcé", "a€😀", "\x0bab\x85c", "ab\u2028", "xy\r"])
+    pieces = []
+    for _ in range(chance.randrange(4000)):
+        longest = 20_000 if chance.random() < 0.001 else 60
+        pieces += [chance.choice(words) * chance.randrange(longest), chance.choice(ends)]
+    data = bytearray("".join(pieces).encode(encoding, "replace"))
+    for _ in range(chance.choice([0, 0, 1, 4])):
+        at = chance.randrange(len(data) + 1)
+        data[at : at + 1] = chance.choice([b"\xff", b"\xd8\x00", b"\x80\xe2\x82", b""])
+    return bytes(data)
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_a_long_text_is_read_as_the_built_in_reads_it(ring: Any, tmp_path: Path, seed: int) -> None:
+    """Ours takes longer pieces of it, and cuts them: to be seen only in `newlines`, before the end."""
+    chance = random.Random(seed)
+    (encoding, errors), newline = chance.choice(CODECS), chance.choice(NEWLINES)
+    path = tmp_path / "text"
+    path.write_bytes(long_text(chance, encoding))
+    with open(path, encoding=encoding, errors=errors, newline=newline) as plain:
+        async with aopen(path, encoding=encoding, errors=errors, newline=newline, ring=ring) as file:
+            places = [0]
+            for _ in range(150):
+                what, n = chance.choice(["lines", "lines", "lines", "readline", "read", "tell", "seek"]), 0
+                if what == "seek":
+                    n = chance.choice(places)
+                elif what != "tell":
+                    n = chance.choice([1, 3, 64, 65, 200, 9000 if what != "read" else 2])
+                found, expected = await outcome(step(file, what, n)), plain_outcome(plain, what, n)
+                assert found == expected
+                if len(expected) == 2 or (what == "lines" and expected[0] and isinstance(expected[0][-1], tuple)):
+                    break  # an error: where `tell` is then depends on the length of a chunk
+                if what == "tell" and expected[0] < 1 << 64:
+                    # (Where the decoder has to be fed first, this is read into a buffer, which is not as long as io's.)
+                    places.append(expected[0])
+            for _ in range(20):
+                assert await outcome(file.read()) == plain_outcome(plain, "read", -1)
+            assert file.newlines == plain.newlines
+
+
+async def step(file: Any, what: str, n: int) -> Any:
+    if what != "lines":
+        return await (file.tell() if what == "tell" else getattr(file, what)(n))
+    lines = []
+    try:
+        async for line in file:
+            lines.append(line)
+            if len(lines) == n:
+                break
+    except UnicodeError as error:
+        lines.append(seen(error))
+    return lines
+
+
+async def outcome(call: Any) -> Any:
+    try:
+        return (await call,)
+    except (UnicodeError, OSError) as error:
+        return seen(error)
+
+
+def plain_outcome(plain: Any, what: str, n: int) -> Any:
+    lines: list[Any] = []
+    try:
+        if what != "lines":
+            return (plain.tell() if what == "tell" else getattr(plain, what)(n),)
+        while len(lines) < n and (line := plain.readline()):  # (its iteration forbids `tell`)
+            lines.append(line)
+    except (UnicodeError, OSError) as error:
+        if what != "lines":
+            return seen(error)
+        lines.append(seen(error))
+    return (lines,)
+
+
+def seen(error: Exception) -> Any:
+    return type(error), str(error)
+
+
 async def test_decoding_in_one_piece_fails_and_goes_on_as_the_built_in(ring: Any, tmp_path: Path) -> None:
     path = tmp_path / "text"
     for data, encoding, errors in (
@@ -80,9 +169,6 @@ async def test_decoding_in_one_piece_fails_and_goes_on_as_the_built_in(ring: Any
 
 
 async def decoded(ring: Any, path: Path, encoding: str, errors: str | None) -> None:
-    def seen(error: UnicodeError) -> Any:
-        return type(error), str(error)
-
     with open(path, encoding=encoding, errors=errors) as plain:
         try:
             expected: Any = plain.read()
