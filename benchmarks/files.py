@@ -1,13 +1,14 @@
 """Whole files, lines and small writes: aioring.open and its drop-in beside the built-in, aiofiles and every peer.
 
-    python benchmarks/files.py [--rounds 5] [--seconds 0.3] [--loop asyncio|uvloop] [--only lines] [--write]
+    python benchmarks/files.py [--rounds 9] [--seconds 0.3] [--loop asyncio|uvloop] [--only lines] [--write]
 
 Each library has a process of its own and does the same work on the same files when its turn comes: nobody suffers from
 the threads of another, and who hangs or crashes is killed, is said so, and stops nobody else. Before anything is measured
 each is compared with the built-in; who gives wrong bytes is left out of that row. Turns come in an order that changes,
 `rounds` times; printed are medians of operations a second, in brackets the ratio to aiofiles, and below the table what we
-wanted and what it came to. The last rows run beside one thread that runs Python, in processes of their own. Peers come
-with the extra `bench`; the built-in stands for itself, on the loop's thread, and blocks it.
+wanted and what it came to. A ratio is the median of the rounds' own: a machine that is shared runs at half its speed for
+some seconds, and then all of a round do. The last rows run beside one thread that runs Python, in processes of their own.
+Peers come with the extra `bench`; the built-in stands for itself, on the loop's thread, and blocks it.
 """
 
 from __future__ import annotations
@@ -383,15 +384,15 @@ class Comparison:
         out.append("| --- |" + " ---: |" * len(LIBRARIES))
         verdicts = []
         for row, rates in self.found.items():
-            medians = {name: statistics.median(found) for name, found in rates.items() if found}
-            base = medians.get("aiofiles")
+            rates = {name: found for name, found in rates.items() if found}
             cells = []
             for name in LIBRARIES:
-                rate = medians.get(name)
-                ratio = f" ({in_short(rate / base)})" if rate and base else ""
-                cells.append("-" if rate is None else f"{rate:,.0f}{ratio}")
+                ratio = (
+                    f" ({in_short(times(rates, name, 'aiofiles'))})" if name in rates and "aiofiles" in rates else ""
+                )
+                cells.append(f"{statistics.median(rates[name]):,.0f}{ratio}" if name in rates else "-")
             out.append(f"| {row} | " + " | ".join(cells) + " |")
-            verdicts.append(f"* {row}: {verdict(row, medians)}.")
+            verdicts.append(f"* {row}: {verdict(row, rates)}.")
         out += ["", "Against what was wanted:", "", *verdicts]
         if self.left_out:
             out += ["", "Left out:", "", *(f"* {line}" for line in self.left_out)]
@@ -406,21 +407,28 @@ class Comparison:
         return "\n".join(out)
 
 
-def verdict(row: str, medians: dict[str, float]) -> str:
+def times(rates: dict[str, list[float]], mine: str, theirs: str) -> float:
+    """How many times as fast `mine` was."""
+    return statistics.median(a / b for a, b in zip(rates[mine], rates[theirs], strict=True))
+
+
+def verdict(row: str, rates: dict[str, list[float]]) -> str:
     """Each ratio that concerns this row, and whether it is what was wanted."""
     base = ROWS[row.removesuffix(BUSY)]
     wanted = base.wanted_busy if row.endswith(BUSY) else base.wanted
-    fastest = max((name for name in PEERS if name in medians), key=lambda name: medians[name], default="")
+    fastest = max(
+        (name for name in PEERS if name in rates), key=lambda name: statistics.median(rates[name]), default=""
+    )
     said = []
     for ratio in RATIOS:
         mine, other = ratio.split(" / ")
         theirs = fastest if other == "fastest peer" else other
         if other == "built-in" and base.work is not Work.lines:
             continue
-        if mine not in medians or theirs not in medians:
+        if mine not in rates or theirs not in rates:
             said.append(f"{ratio} not measured")
             continue
-        value = medians[mine] / medians[theirs]
+        value = times(rates, mine, theirs)
         text = f"{ratio} ({theirs})" if other == "fastest peer" else ratio
         text += f" {in_short(value)}"
         if ratio in wanted:
@@ -435,11 +443,11 @@ def in_short(ratio: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each turn; beside a busy thread at least 0.7")
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="asyncio")
     parser.add_argument("--only", default="", help="rows whose name has this in it")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks/files.md")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks/files.md, or files-uvloop.md")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -462,10 +470,12 @@ def main() -> None:
     if options.write:
         head = (
             "# Files\n\nMade by `python benchmarks/files.py --write`: medians of alternating rounds, and in brackets the "
-            "ratio to aiofiles. The built-in runs on the loop's thread, and blocks it; the drop-in is "
+            "ratio to aiofiles (the median of the rounds' own). The built-in runs on the loop's thread, and blocks it; "
+            "the drop-in is "
             "`aioring.aiofiles`.\n\n"
         )
-        target = HERE.parent / "docs" / "benchmarks" / "files.md"
+        name = "files.md" if options.loop == "asyncio" else f"files-{options.loop}.md"
+        target = HERE.parent / "docs" / "benchmarks" / name
         target.write_text(f"{head}{comparison}\n", encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ import uvloop
 
 import aioring
 from aioring.testing import Scripted
+from tests import fuse
 
 LOOPS = {
     "asyncio": ("asyncio", {"use_uvloop": False}),
@@ -153,6 +154,12 @@ def nothing_leaks() -> Iterator[None]:
     left = {fd: target for fd, target in open_fds_named().items() if fd not in before}
     left = {fd: target for fd, target in left.items() if not target.startswith("/proc/")}
     assert not left, f"file descriptors leaked: {left}"
+
+
+@pytest.fixture
+def slow_file(tmp_path: Path) -> Iterator[Path]:
+    """A file of 1 MiB on a file system whose every answer takes `fuse.DELAY`."""
+    yield from fuse.mounted(tmp_path / "slow")
 
 
 def pattern(n: int) -> bytes:

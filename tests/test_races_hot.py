@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from aioring.methods.linux_aio import LinuxAio
 from aioring.operations import carry_out
 from aioring.ring import large
 from tests.conftest import close_quietly, pattern
+from tests.fuse import DELAY
 from tests.test_races import SOON, Held, Strikes, begin, ends, engine_of, lets_go_of, ticks, until
 
 pytestmark = pytest.mark.timeout(20)
@@ -556,63 +554,6 @@ def test_a_directory_on_tmpfs_is_an_error_with_a_note_like_any_other() -> None:
 
 
 # --- a file system that asks a server ---------------------------------------------------------------------------------
-
-# One file, `f`, of 1 MiB. Its names and attributes may be kept; STATFS, OPEN and READ take as long as is said.
-FUSE = """
-import ctypes, os, struct, sys, time
-folder, delay = sys.argv[1], float(sys.argv[2])
-fd = os.open("/dev/fuse", os.O_RDWR)
-options = f"fd={fd},rootmode=40000,user_id=0,group_id=0"
-if ctypes.CDLL(None).mount(b"aioring-test", folder.encode(), b"fuse", 6, options.encode()):
-    sys.exit("cannot mount")
-def attributes(node):
-    mode, size = (0o40755, 0) if node == 1 else (0o100644, 1 << 20)
-    return struct.pack("<6Q10I", node, size, size // 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0)
-print("ready", flush=True)
-while True:
-    request = os.read(fd, 1 << 18)
-    n, what, unique, node = struct.unpack_from("<IIQQ", request)
-    error, answer = 0, b""
-    if what in (14, 15, 17):  # OPEN, READ, STATFS
-        time.sleep(delay)
-    if what == 26:  # INIT
-        answer = struct.pack("<IIIIHHIIHHI7I", 7, 31, 65536, 0, 0, 0, 65536, 1, 0, 0, 0, *[0] * 7)
-    elif what == 1:  # LOOKUP
-        answer = struct.pack("<QQQQII", 2, 0, 3600, 3600, 0, 0) + attributes(2)
-    elif what == 3:  # GETATTR
-        answer = struct.pack("<QII", 3600, 0, 0) + attributes(node)
-    elif what in (14, 27):  # OPEN, OPENDIR
-        answer = struct.pack("<QII", 1, 0, 0)
-    elif what == 15:
-        answer = bytes(struct.unpack_from("<I", request, 56)[0])
-    elif what == 17:
-        answer = struct.pack("<5Q4I6I", 1, 1, 1, 1, 1, 4096, 255, 4096, 0, *[0] * 6)
-    elif what in (2, 42):  # FORGET, BATCH_FORGET
-        continue
-    elif what not in (18, 25, 29):  # RELEASE, FLUSH, RELEASEDIR
-        error = -38
-    try:
-        os.write(fd, struct.pack("<IiQ", 16 + len(answer), error, unique) + answer)
-    except OSError:
-        pass  # it is asked no more
-"""
-DELAY = 0.5  # seconds
-
-
-@pytest.fixture
-def slow_file(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "slow"
-    folder.mkdir()
-    with subprocess.Popen([sys.executable, "-c", FUSE, folder, str(DELAY)], stdout=-1, stderr=-3, text=True) as server:
-        assert server.stdout is not None
-        if "ready" not in server.stdout.readline():
-            pytest.skip("FUSE cannot be mounted here")
-        try:
-            (folder / "f").stat()  # its name is in the kernel's cache
-            yield folder / "f"
-        finally:
-            ctypes.CDLL(None).umount2(os.fsencode(folder), 2)  # MNT_DETACH
-            server.kill()
 
 
 @pytest.mark.parametrize("method", ["io_uring", "worker"])

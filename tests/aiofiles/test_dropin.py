@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import builtins
 import fcntl
+import gc
 import gzip
 import io
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -480,3 +482,26 @@ def test_a_file_of_one_loop_is_refused_in_another_and_a_wrapped_one_follows(path
         assert runner.run(wrapped.read(1)) == b"c"
         runner.run(file.close())
     assert file.closed
+
+
+@pytest.mark.parametrize("mode", ["w", "wb", "r+", "ab"])
+async def test_a_forked_child_writes_nothing_of_its_parents(ring: Any, path: Path, mode: str) -> None:
+    before = path.read_bytes() if "w" not in mode else b""
+    data: Any = b"parent" if "b" in mode else "parent"
+    file = await aiofiles.open(path, mode)
+    await file.write(data)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            warnings.simplefilter("ignore")
+            del file
+            gc.collect()
+            status = 0
+        finally:
+            os._exit(status)
+    os.waitpid(child, 0)
+    assert path.read_bytes() == before  # whatever the child did
+    await file.close()
+    expected = before + b"parent" if mode == "ab" else b"parent" + before[6:]
+    assert path.read_bytes() == expected

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-RUNS = [(method, "asyncio") for method in ("io_uring", "linux_aio", "worker", "sync")]
-RUNS += [("io_uring", "uvloop"), ("worker", "uvloop")]
+RUNS = [(method, loop) for loop in ("asyncio", "uvloop") for method in ("io_uring", "linux_aio", "worker", "sync")]
 PASSED = 215 if sys.version_info >= (3, 12) else 211  # all, but for those of Windows and of the other Pythons
 # As root everything may be read and written: it fails with aiofiles itself, too.
 KNOWN = {"tests/test_os.py::test_access"} if os.geteuid() == 0 else set()

@@ -11,6 +11,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -21,8 +22,11 @@ import anyio
 import pytest
 
 import aioring
+import aioring.aiofiles as aiofiles
+import aioring.aiofiles.os as aiofiles_os
 from aioring.files import File, open as aopen
 from aioring.testing import Recording, Trace
+from tests import fuse
 from tests.conftest import open_fds, pattern
 from tests.files.model import outcome_of
 from tests.harness import SOON, Held, begin, ticks
@@ -469,3 +473,58 @@ def test_pickling_is_refused_and_files_are_hashable(path: Path) -> None:
             assert weakref.ref(file)() is file
 
     asyncio.run(main())
+
+
+# --- what may take long -----------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+async def read_bytes(path: Path, ring: aioring.Ring) -> None:
+    async with aopen(path, "rb", ring=ring) as file:
+        assert await file.seek(-10, 2) == MIB - 10
+        assert await file.read() == bytes(10)
+
+
+async def read_text(path: Path, ring: aioring.Ring) -> None:
+    async with aopen(path, ring=ring) as file:
+        assert await file.readline(1000) == "\0" * 1000
+
+
+async def write_bytes(path: Path, ring: aioring.Ring) -> None:
+    async with aopen(path, "r+b", ring=ring) as file:
+        assert await file.write(b"x" * 10_000) == 10_000
+        await file.flush()
+
+
+async def dropped_in(path: Path, ring: aioring.Ring) -> None:
+    async with aiofiles.open(path, "rb") as file:
+        assert await file.read(10) == bytes(10)
+    assert (await aiofiles_os.stat(path)).st_size == MIB
+
+
+@pytest.mark.parametrize("method", ["io_uring", "worker"])
+@pytest.mark.parametrize("what", [read_bytes, read_text, write_bytes, dropped_in])
+def test_a_disk_that_takes_its_time_does_not_stop_the_loop(slow_file: Path, what: Any, method: str) -> None:
+    """Its names and attributes are in the kernel's cache; to open, read and write is to wait."""
+    late = 0.0
+
+    async def ticker() -> None:
+        nonlocal late
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.001)
+            late = max(late, time.monotonic() - before)
+
+    async def main() -> float:
+        async with aioring.Ring(method=method) as ring:
+            ticking = asyncio.ensure_future(ticker())
+            await asyncio.sleep(0.02)
+            start = time.monotonic()
+            await what(slow_file, ring)
+            took = time.monotonic() - start
+            ticking.cancel()
+            return took
+
+    assert asyncio.run(main()) > fuse.DELAY  # or nothing was asked of it
+    assert late < fuse.DELAY / 2, f"the loop stood still for {late:.2f} s"

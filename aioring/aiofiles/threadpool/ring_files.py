@@ -98,5 +98,7 @@ class OpenRaw(_Dialect, RawFile, AsyncFileIO):  # type: ignore[misc]
 
     _dialect = AsyncFileIO
 
+    detach: Any = Absent()
+
 
 KINDS = Kinds(OpenRaw, OpenReader, OpenWriter, OpenText, nonblocking=True)
