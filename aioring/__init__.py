@@ -28,7 +28,22 @@ from .observe.slow import SlowIo, slow_io
 from .ring import Pending, Ring, get_ring, in_flight, rings
 
 try:
-    from .files import BinaryFile, File, Opening, RawFile, TextFile, WrappedFile, open, wrap_file
+    from .files import (
+        BinaryFile,
+        File,
+        FilesRead,
+        Opening,
+        RawFile,
+        TextFile,
+        WrappedFile,
+        append_file,
+        open,
+        read_file,
+        read_files,
+        read_text,
+        wrap_file,
+        write_file,
+    )
 except ImportError as _error:
     # Files need anyio. `aioring doctor` runs where it is missing, and has to say what else is wrong.
     if _error.name != "anyio":
@@ -46,6 +61,7 @@ __all__ = [
     "AioringError",
     "BinaryFile",
     "File",
+    "FilesRead",
     "InFlight",
     "LoopLag",
     "Opening",
@@ -62,12 +78,17 @@ __all__ = [
     "WrappedFile",
     "WrongLoopError",
     "alloc",
+    "append_file",
     "get_ring",
     "in_flight",
     "loop_lag",
     "open",
+    "read_file",
+    "read_files",
+    "read_text",
     "rings",
     "slow_io",
     "wrap_file",
+    "write_file",
 ]
 del _ctypes

@@ -7,12 +7,13 @@ import fcntl
 import os
 import stat as _stat
 import sys
+from dataclasses import replace
 from typing import Any
 
 from ..engine import Engine
-from ..handle import Handle
+from ..handle import COMPLETE, Handle
 from ..kernel import abi, at_once, mounts
-from ..operations import CLOSE
+from ..operations import CLOSE, OPEN
 from ..readiness import is_fifo
 from . import define
 from .define import StrOrBytesPath
@@ -23,6 +24,7 @@ __all__ = ["Files"]
 _UTF8 = sys.getfilesystemencoding() == "utf-8" and sys.getfilesystemencodeerrors() == "surrogateescape"
 _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _NEVER_WAITS = os.O_NONBLOCK | getattr(os, "O_PATH", 0)
+_CREATE = replace(OPEN, settles=True)
 _FILE = 5  # units of the budget: a file's opening, first read and closing take as long as so many small reads
 _FIFO_DELAY = 0.02  # seconds: see readiness.py, why a FIFO's peer has to be asked for
 
@@ -65,6 +67,18 @@ class Files(Lifetime):
     async def _open_file(self, path: StrOrBytesPath, flags: int) -> int:
         """`open` for a file object, which raises the audit event of the built-in `open` itself."""
         return await self._open(self._engine, define.open_(path, flags, 0o666, None, 0), path, flags, 0o666, None, 0)
+
+    async def _create(self, path: StrOrBytesPath, flags: int, mode: int) -> int:
+        """`open` of a name that must not be there, for who has to remove it again: a cancel is delivered when the outcome
+        is known, and the fd closed, so that nothing comes after the removal."""
+        handle = define.open_(path, flags | os.O_CREAT | os.O_EXCL, mode, None, 0)
+        handle.operation = _CREATE
+        try:
+            return int(await self._do(handle))
+        except BaseException:
+            if handle.state == COMPLETE and handle.res >= 0:
+                os.close(handle.res)
+            raise
 
     # Hot path: once per file; measured in benchmarks/files.py. What stands here in a straight line is `open` and `close`
     # for who owns the fd: no handle is made, and what the fd is is known.

@@ -45,6 +45,7 @@ __all__ = ["NEVER", "NOWAIT", "SMALL", "PageCache"]
 SMALL = INLINE
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 _MISSES = 16  # in a row, before a ring stops to ask
+_IN_PAGE = mmap.PAGESIZE - 1
 _LOOK_AGAIN = 512  # reads after which it asks once more
 _FIGHT = 0.003  # seconds that the hits of one budget may take
 _LONG = 0.001  # seconds after which others get their turn, however few hits it was
@@ -80,6 +81,7 @@ class PageCache:
         self._hits = 0  # at the last miss
         self._budget = budget
         self._memory: memoryview | None = None
+        self._one: _Views = ()
         self._spent = 0.0  # seconds, in the hits of this refill
         self.refilled = 0.0
         self._holding_for = 0
@@ -114,10 +116,12 @@ class PageCache:
         assert views is not None
         try:
             got = self.preadv(fd, views, offset, NOWAIT)
-            if got == size - offset:
+            # What stops within a page stops at the end.
+            if got == size - offset or (offset + got) & _IN_PAGE or not _preadv(fd, self._one, offset + got, NOWAIT):
                 self.misses = 0
             else:
-                got = self.ended(fd, offset, SMALL, got)
+                self.miss()
+                return -1
         except (OSError, TypeError, OverflowError) as error:
             if owner is not None:
                 return owner.refused(self, error, offset, SMALL)
@@ -208,6 +212,7 @@ class PageCache:
         if self._memory is None:
             # n - 1 bytes from the start of the first page; the last byte on a page of its own.
             self._memory = memoryview(private(SMALL + mmap.PAGESIZE))[: SMALL + 1]
+            self._one = (self._memory[SMALL:],)
         return self._rest(0, n)
 
     def _rest(self, got: int, n: int) -> _Views:

@@ -1,0 +1,229 @@
+"""Replacing a file in one step, and making that durable: `write_file(atomic=True, durable=True)`.
+
+    open(folder, O_TMPFILE)   write   fchown, fsetxattr, fchmod   fsync   link to a new name   rename   fsync(folder)
+
+What a power cut may leave at each of these steps is the old file or the new one: the bytes are on the disk before any name
+leads to them (fsync(2)), rename(2) changes the name in one step, and only the folder's own fsync says that it will stay.
+tests/test_power_cuts.py tries every one.
+
+Operations go by the ring, so that `scripted` and `Recording` see them; what has no operation (who owns the old file, its
+attributes) is asked on a worker. Cancelling: those that change a name are over when they return, whatever becomes of their
+caller (`ring/names.py`), so that what is cleaned up behind them is all there is. Nothing but the new name is: a file that
+has none goes with its fd.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from anyio import CancelScope
+
+from ..errors import RingClosedError, os_error
+from ..ring import Ring
+
+__all__ = ["replace", "sync_folder_of"]
+
+_O_TMPFILE = getattr(os, "O_TMPFILE", 0)
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # open(2): the file system, an old kernel
+_NOT_OURS_TO_SET = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
+_TRIES = 100
+
+
+class _Plan(NamedTuple):
+    target: Any  # what a symbolic link leads to
+    folder: Any
+    status: os.stat_result | None  # of what is there
+    attributes: dict[Any, bytes]
+    unnamed: bool  # whether a file without a name could get one
+    umask: int
+
+
+async def replace(ring: Ring, path: Any, data: memoryview, durable: bool, mode: int | None) -> None:
+    plan = await ring.run(_plan, path)
+    try:
+        await _replace(ring, plan, data, durable, mode)
+    except OSError as error:
+        # It is about this file, whatever was done it with.
+        error.filename, error.filename2 = path, None
+        raise
+
+
+async def _replace(ring: Ring, plan: _Plan, data: memoryview, durable: bool, mode: int | None) -> None:
+    fd, name = await _make(ring, plan)
+    folder = -1
+    try:
+        try:
+            await ring.write(fd, 0, data)
+            await ring.run(_dress, _Dup(fd), plan, mode)
+            if durable:
+                await ring.fsync(fd)
+                folder = await ring.open(plan.folder, os.O_RDONLY | os.O_DIRECTORY)
+            if name is None:
+                for _ in range(_TRIES):
+                    name = _new_name(plan)
+                    try:
+                        # (The path is absolute: naming a folder has link(2) follow it, as `os.link` has it, and the ring
+                        # keep this fd.)
+                        await ring.link(f"/proc/self/fd/{fd}", name, src_dir_fd=fd)
+                        break
+                    except FileExistsError:
+                        name = None  # somebody else's
+                else:
+                    raise os_error(errno.EEXIST, plan.target)
+            await ring.rename(name, plan.target)
+        except BaseException:
+            if name is not None:
+                await _remove(ring, name)
+            raise
+        finally:
+            await ring.close(fd)
+        if durable:
+            await ring.fsync(folder)
+    finally:
+        if folder >= 0:
+            await ring.close(folder)
+
+
+async def _remove(ring: Ring, name: Any) -> None:
+    """The name, which may have been given or not, or be the target's by now; its caller is on the way out."""
+    with suppress(OSError):
+        try:
+            with CancelScope(shield=True):
+                await ring.unlink(name)
+        except RingClosedError:
+            os.unlink(name)
+
+
+async def _make(ring: Ring, plan: _Plan) -> tuple[int, Any]:
+    """A new file in the folder, and its name, if it had to have one."""
+    if plan.unnamed:
+        try:
+            return await ring.open(plan.folder, os.O_WRONLY | _O_TMPFILE, 0o600), None
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+    for _ in range(_TRIES):
+        name = _new_name(plan)
+        try:
+            return await ring._create(name, os.O_WRONLY, 0o600), name
+        except FileExistsError:
+            continue
+        except BaseException:
+            await _remove(ring, name)
+            raise
+    raise os_error(errno.EEXIST, plan.target)
+
+
+def _new_name(plan: _Plan) -> Any:
+    """Short: the target's own may be as long as names can be."""
+    name: Any = f".aioring-{os.urandom(8).hex()}"
+    return os.path.join(plan.folder, os.fsencode(name) if isinstance(plan.folder, bytes) else name)
+
+
+async def sync_folder_of(ring: Ring, path: Any) -> None:
+    """Make what was done to a name durable."""
+    folder = await ring.run(_folder_of, path)
+    fd = await ring.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        await ring.fsync(fd)
+    except OSError as error:
+        error.filename = folder
+        raise
+    finally:
+        await ring.close(fd)
+
+
+# --- on a worker ------------------------------------------------------------------------------------------------------
+
+
+def _folder_of(path: Any) -> Any:
+    return os.path.dirname(os.path.realpath(path))
+
+
+def _plan(path: Any) -> _Plan:
+    """What is at `path`, and what is to be kept of it. `OSError` for what cannot be replaced."""
+    status = None
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if not path:
+            raise
+    slash: Any = b"/" if isinstance(path, bytes) else "/"
+    if path.endswith(slash) or (status is not None and stat.S_ISDIR(status.st_mode)):
+        raise os_error(errno.EISDIR, path)
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "only a regular file can be replaced atomically", path)
+    target = os.path.realpath(path)
+    attributes: dict[Any, bytes] = {}
+    if status is not None:
+        if not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise os_error(errno.EACCES, path)
+        attributes = _attributes(target)
+    unnamed = bool(_O_TMPFILE) and os.path.isdir("/proc/self/fd")
+    return _Plan(target, os.path.dirname(target), status, attributes, unnamed, _umask())
+
+
+def _attributes(target: Any) -> dict[Any, bytes]:
+    if not hasattr(os, "listxattr"):
+        return {}
+    found = {}
+    with suppress(OSError):
+        for name in os.listxattr(target):
+            with suppress(OSError):  # trusted.* is root's
+                found[name] = os.getxattr(target, name)
+    return found
+
+
+def _umask() -> int:
+    """Without changing it, where that can be: other threads make files."""
+    try:
+        with open("/proc/self/status", "rb") as lines:
+            for line in lines:
+                if line.startswith(b"Umask:"):
+                    return int(line.split()[1], 8)
+    except OSError:
+        pass
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+class _Dup:
+    """An fd for a call on a worker, which goes on when its caller is cancelled and closes the file: it has its own.
+    (Freed with the call, whether or not that ever ran.)"""
+
+    fd = -1
+
+    def __init__(self, fd: int) -> None:
+        self.fd = os.dup(fd)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+def _dress(own: _Dup, plan: _Plan, mode: int | None) -> None:
+    """Give the new file what the old one had: the owner first, since chown(2) takes setuid off, the mode last, since an ACL
+    among the attributes changes it."""
+    fd, old = own.fd, plan.status
+    bits = 0o666 & ~plan.umask if old is None else stat.S_IMODE(old.st_mode)
+    if old is not None:
+        new = os.fstat(fd)
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            try:
+                os.fchown(fd, old.st_uid, old.st_gid)
+            except PermissionError:
+                bits &= ~(stat.S_ISUID | stat.S_ISGID)  # not for somebody else's account
+                with suppress(PermissionError):
+                    os.fchown(fd, -1, old.st_gid)
+        for name, value in plan.attributes.items():
+            try:
+                os.setxattr(fd, name, value)
+            except OSError as error:
+                if error.errno not in _NOT_OURS_TO_SET:
+                    raise
+    os.fchmod(fd, bits if mode is None else mode)
