@@ -1,6 +1,6 @@
 """Replacing a file in one step, and making that durable: `write_file(atomic=True, durable=True)`.
 
-    open(folder, O_TMPFILE)   write   fchown, fsetxattr, fchmod   fsync   link to a new name   rename   fsync(folder)
+    open(folder, O_TMPFILE)  write  fchown, fsetxattr, fchmod  fsync  link to a new name  close  rename  fsync(folder)
 
 What a power cut may leave at each of these steps is the old file or the new one: the bytes are on the disk before any name
 leads to them (fsync(2)), rename(2) changes the name in one step, and only the folder's own fsync says that it will stay.
@@ -74,18 +74,30 @@ async def _replace(ring: Ring, plan: _Plan, data: memoryview, durable: bool, mod
                         name = None  # somebody else's
                 else:
                     raise os_error(errno.EEXIST, plan.target)
+            # Before anybody sees it: on some file systems (NFS) it is close(2) that says what could not be written.
+            written, fd = fd, -1
+            await _close(ring, written)
             await ring.rename(name, plan.target)
         except BaseException:
             if name is not None:
                 await _remove(ring, name)
             raise
-        finally:
-            await ring.close(fd)
         if durable:
             await ring.fsync(folder)
     finally:
-        if folder >= 0:
-            await ring.close(folder)
+        try:
+            await _close(ring, fd)
+        finally:
+            await _close(ring, folder)
+
+
+async def _close(ring: Ring, fd: int) -> None:
+    """Once asked for, a close goes on, cancelled or not."""
+    if fd >= 0:
+        try:
+            await ring.close(fd)
+        except RingClosedError:
+            os.close(fd)
 
 
 async def _remove(ring: Ring, name: Any) -> None:
@@ -134,7 +146,7 @@ async def sync_folder_of(ring: Ring, path: Any) -> None:
         error.filename = folder
         raise
     finally:
-        await ring.close(fd)
+        await _close(ring, fd)
 
 
 # --- on a worker ------------------------------------------------------------------------------------------------------

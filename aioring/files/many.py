@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from ..errors import WrongLoopError
+from ..errors import AioringError
 from ..ring import Ring, get_ring
 from .whole import NOT_TRIED, StrOrBytesPath, begin, named, read_here
 
@@ -286,7 +286,7 @@ class FilesRead(Generic[P, R]):
             return
         try:
             reading.ring._engine  # noqa: B018 - whether this is its loop's thread
-        except (WrongLoopError, RuntimeError, OSError):
+        except (AioringError, OSError):
             return  # they end with their loop
         reading.end()
 

@@ -52,12 +52,13 @@ async def read_file(path: StrOrBytesPath, *, ring: Ring | None = None) -> bytes:
     name = path if path.__class__ is str else os.fspath(path)
     running, tried = _get_running_loop(), NOT_TRIED
     if running is not None and running is here._loop_here and here._at_once:
-        if here._budget.left <= 0:
+        if here._budget.left <= 0:  # spent, or the ring is closed, or a forked child's
             await here._engine.budget.turn()
-        found = read_here(here, name)
-        if found.__class__ is not int:
-            return found  # type: ignore[no-any-return]
-        tried = found
+        if here._engine.open:
+            found = read_here(here, name)
+            if found.__class__ is not int:
+                return found  # type: ignore[no-any-return]
+            tried = found
     file = await begin(here, name, tried)
     try:
         return await file.readall()  # type: ignore[no-any-return]
