@@ -30,6 +30,8 @@ from .ring import Pending, Ring, get_ring, in_flight, rings
 try:
     from .files import (
         BinaryFile,
+        ByteStream,
+        Chunks,
         File,
         FilesRead,
         Opening,
@@ -41,6 +43,7 @@ try:
         read_file,
         read_files,
         read_text,
+        stream,
         wrap_file,
         write_file,
     )
@@ -60,6 +63,8 @@ __all__ = [
     "RESOLVE_NO_XDEV",
     "AioringError",
     "BinaryFile",
+    "ByteStream",
+    "Chunks",
     "File",
     "FilesRead",
     "InFlight",
@@ -88,6 +93,7 @@ __all__ = [
     "read_text",
     "rings",
     "slow_io",
+    "stream",
     "wrap_file",
     "write_file",
 ]

@@ -3,9 +3,9 @@
 `opening.py` makes them (`modes.py`: what a mode means; `here.py`: most files, in a straight line), `file.py`, `binary.py`
 and `textual.py` are what people hold. Below lie the layers of the `io` module, over an awaited raw file: `text.py`,
 `buffered.py`, and `raw.py`, whose transfers are a ring's (`ring_io.py`) or made in place (`in_place.py`). `order.py` has
-calls on one file run in the order in which they were made. `whole.py` reads and writes whole files, `many.py`
-thousands, `atomic.py` replaces one in one step. `blocking.py` shows a file as a blocking one, `wrapped.py`
-awaits one that somebody else has made.
+calls on one file run in the order in which they were made. `whole.py` reads and writes whole files, `many.py` thousands,
+`byte_stream.py` gives one to those who send it, `atomic.py` replaces one in one step. `blocking.py` shows a file as a
+blocking one, `wrapped.py` awaits one that somebody else has made.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from ..ring import Ring
 from .binary import BinaryFile, RawFile
+from .byte_stream import ByteStream, stream
+from .chunks import Chunks
 from .file import File
 from .here import Kinds
 from .many import FilesRead, read_files
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode
 
 __all__ = [
-    "BinaryFile", "File", "FilesRead", "Opening", "RawFile", "TextFile", "WrappedFile", "append_file", "open", "read_file",
-    "read_files", "read_text", "wrap_file", "write_file",
+    "BinaryFile", "ByteStream", "Chunks", "File", "FilesRead", "Opening", "RawFile", "TextFile", "WrappedFile",
+    "append_file", "open", "read_file", "read_files", "read_text", "stream", "wrap_file", "write_file",
 ]  # fmt: skip
 
 FileDescriptorOrPath = int | str | bytes | PathLike[str] | PathLike[bytes]

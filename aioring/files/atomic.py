@@ -24,6 +24,7 @@ from anyio import CancelScope
 
 from ..errors import RingClosedError, os_error
 from ..ring import Ring
+from .ring_io import close_fd
 
 __all__ = ["replace", "sync_folder_of"]
 
@@ -76,7 +77,7 @@ async def _replace(ring: Ring, plan: _Plan, data: memoryview, durable: bool, mod
                     raise os_error(errno.EEXIST, plan.target)
             # Before anybody sees it: on some file systems (NFS) it is close(2) that says what could not be written.
             written, fd = fd, -1
-            await _close(ring, written)
+            await close_fd(ring, written)
             await ring.rename(name, plan.target)
         except BaseException:
             if name is not None:
@@ -86,18 +87,11 @@ async def _replace(ring: Ring, plan: _Plan, data: memoryview, durable: bool, mod
             await ring.fsync(folder)
     finally:
         try:
-            await _close(ring, fd)
+            if fd >= 0:
+                await close_fd(ring, fd)
         finally:
-            await _close(ring, folder)
-
-
-async def _close(ring: Ring, fd: int) -> None:
-    """Once asked for, a close goes on, cancelled or not."""
-    if fd >= 0:
-        try:
-            await ring.close(fd)
-        except RingClosedError:
-            os.close(fd)
+            if folder >= 0:
+                await close_fd(ring, folder)
 
 
 async def _remove(ring: Ring, name: Any) -> None:
@@ -146,7 +140,7 @@ async def sync_folder_of(ring: Ring, path: Any) -> None:
         error.filename = folder
         raise
     finally:
-        await _close(ring, fd)
+        await close_fd(ring, fd)
 
 
 # --- on a worker ------------------------------------------------------------------------------------------------------

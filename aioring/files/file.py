@@ -24,6 +24,7 @@ from ..loops import Loop
 from ..ring import Ring
 from ..ring.page_cache import SMALL
 from .buffered import optional_size
+from .chunks import CHUNK, Chunks
 from .ending import look_after
 from .in_place import IN_PLACE, drive
 from .raw import Gone, Raw
@@ -184,6 +185,13 @@ class File(Generic[AnyStr]):
     async def flush(self) -> None:
         """Write what is buffered. (It is not durable yet: `Ring.fsync`.)"""
         await self._call(self._flush)
+
+    def iter_chunks(self, n: int = CHUNK, /) -> Chunks[AnyStr]:
+        """What is left, in pieces of `n` bytes or characters, fewer in the last: an async iterator, with an `aread(n)` for
+        those who look for one. It does not close the file."""
+        if n < 1:
+            raise ValueError(f"iter_chunks({n}): must be at least 1")
+        return Chunks(self, n)
 
     # --- lines --------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ..errors import RingClosedError, os_error
+from ..errors import os_error
 from ..kernel import at_once
 from ..ring import Ring, get_ring
 from . import modes
@@ -27,7 +27,7 @@ from .file import File
 from .here import NOT_TRIED, SPENT, TRIED, Kinds, open_here
 from .modes import Mode
 from .raw import Raw
-from .ring_io import NonBlockingIo, RingIo
+from .ring_io import NonBlockingIo, RingIo, close_fd
 from .textual import resolve
 
 __all__ = ["Opening", "open_file"]
@@ -217,10 +217,7 @@ async def _raw_over(ring: Ring, fd: int, name: Any, mode: Mode, closefd: bool, o
         return raw
     except BaseException:
         if own:
-            try:
-                await ring.close(fd)
-            except RingClosedError:
-                os.close(fd)
+            await close_fd(ring, fd)
         raise
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from ..errors import os_error
+from ..errors import RingClosedError, os_error
 from ..handle import Handle
 from ..kernel import at_once
 from ..kernel.abi import MAX_OFFSET
@@ -29,7 +29,7 @@ from ..ring.page_cache import SMALL
 from ..ring.unseekable import MOST
 from .raw import Raw
 
-__all__ = ["NonBlockingIo", "RingIo"]
+__all__ = ["NonBlockingIo", "RingIo", "close_fd"]
 
 _MOST = 1 << 30  # bytes: of one read, on the way to the end of a file
 
@@ -84,6 +84,14 @@ class _Flight:
             self.gone = True
             self.raw.order.took_off()
             self.engine.cancel(self.handle)
+
+
+async def close_fd(ring: Ring, fd: int) -> None:
+    """Close what was opened here; in place, where the ring is closed. Once asked for it goes on, cancelled or not."""
+    try:
+        await ring.close(fd)
+    except RingClosedError:
+        os.close(fd)
 
 
 class RingIo:

@@ -15,6 +15,7 @@ from os import PathLike
 from time import perf_counter
 from typing import Any
 
+from ..buffers import lent_bytes
 from ..kernel import at_once
 from ..ring import Ring, get_ring
 from . import modes
@@ -68,7 +69,7 @@ async def read_file(path: StrOrBytesPath, *, ring: Ring | None = None) -> bytes:
         await file.close()
 
 
-async def begin(ring: Ring, name: Any, tried: int) -> Any:
+async def begin(ring: Ring | None, name: Any, tried: int) -> Any:
     """The file, of what could not be had at once; `tried`: what `read_here` has come to."""
     return await open_file(ring, _KINDS, tried, name, "rb", 0, None, None, None, True, None)
 
@@ -222,10 +223,7 @@ def _bytes_of(data: Any) -> memoryview:
         raise TypeError(
             "a bytes-like object is required, not 'str': encode it, or write it with `aioring.open(path, 'w')`"
         )
-    view = memoryview(data)
-    if not view.c_contiguous:
-        raise BufferError("a contiguous buffer is required: bytes(data) makes one")
-    return view.cast("B") if view.ndim != 1 or view.format != "B" else view
+    return lent_bytes(data)
 
 
 def named(error: OSError, name: Any) -> OSError:

@@ -109,8 +109,8 @@ def test_a_function_of_os_is_wrapped_as_there(name: str) -> None:
 # What every file of ours has besides: those of aioring.open, in anyio's dialect. What aiofiles' users test for is absent:
 # `peek` of writers, `read1` of raw files and texts.
 EXTRA = {
-    "aclose", "closefd", "pread", "pwrite", "readinto1", "__aenter__", "__aexit__", "raw", "remove", "delete",
-    "delete_on_close", "__del__", "__reduce_ex__",
+    "aclose", "closefd", "pread", "pwrite", "readinto1", "__aenter__", "__aexit__", "iter_chunks", "raw", "remove",
+    "delete", "delete_on_close", "__del__", "__reduce_ex__",
 }  # fmt: skip
 # `_closer` and `delete` are tempfile's own, hung on by aiofiles on some Pythons: ours always has `delete`.
 PRIVATE = {"_closer", "_file", "_loop", "_executor", "_ref_loop"}

@@ -170,6 +170,8 @@ async def compare(
         for name, args in script:
             if name == "seek_back":
                 name, args = "seek", (told[args[0] % len(told)],)
+            if lost and name == "seek" and args[1:] == (1,):
+                continue  # which asks `tell`: see below
             if name == "read" and args == (None,) and not set("r+") & set(mode):
                 continue  # which is looked at first, the argument or the mode, is not the same in all Pythons
             wanted = _try(model.call, name, args)
