@@ -52,7 +52,7 @@ KNOWN = {  # reason: what
         *(
             f"opened {cls}.{name} is not in the stubs"
             for cls in OPENED
-            for name in ("aclose", "closefd", "pread", "pwrite")
+            for name in ("aclose", "closefd", "iter_chunks", "pread", "pwrite")
         ),
         "opened .threadpool.binary.AsyncBufferedIOBase.readinto1 is not in the stubs",
         "opened .threadpool.binary.AsyncBufferedReader.readinto1 is not in the stubs",
