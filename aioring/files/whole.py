@@ -74,7 +74,7 @@ async def begin(ring: Ring | None, name: Any, tried: int) -> Any:
     return await open_file(ring, _KINDS, tried, name, "rb", 0, None, None, None, True, None)
 
 
-# Hot path: once per file; measured in benchmarks/files.py. Nothing here suspends.
+# Hot path: once per file. Nothing here suspends.
 
 
 def read_here(ring: Ring, name: Any) -> Any:
