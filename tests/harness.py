@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from aioring.testing import Scripted
 
-__all__ = ["SOON", "Held", "Outcome", "all_over", "begin", "logged", "ticks"]
+__all__ = ["SOON", "Held", "Outcome", "all_over", "begin", "cancelled_again_and_again", "logged", "ticks"]
 
 SOON = 3.0  # seconds: what takes longer hangs
 
@@ -103,6 +103,15 @@ def begin(group: Any, func: Callable[..., Any], *args: Any) -> Outcome:
 async def ticks(n: int) -> None:
     for _ in range(n):
         await checkpoint()
+
+
+async def cancelled_again_and_again(func: Callable[..., Any], times: int, longest: int) -> None:
+    """Call `func` so many times, each cancelled after another number of ticks below `longest`."""
+    for after in range(times):
+        async with anyio.create_task_group() as group:
+            outcome = begin(group, func)
+            await ticks(after % longest)
+            outcome.scope.cancel()
 
 
 async def all_over(*outcomes: Outcome) -> None:

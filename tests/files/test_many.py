@@ -14,7 +14,7 @@ import pytest
 import aioring
 from aioring import read_files
 from tests.conftest import open_fds, pattern
-from tests.harness import SOON, Held, begin, ticks
+from tests.harness import SOON, Held, cancelled_again_and_again, ticks
 
 
 def made(folder: Path, sizes: list[int]) -> list[Path]:
@@ -120,11 +120,7 @@ async def test_a_cancelled_iteration_loses_no_file(anyio_backend: Any, tmp_path:
             async for path, _ in iterator:
                 found.append(path)
 
-        for after in range(200):
-            async with anyio.create_task_group() as group:
-                outcome = begin(group, some)
-                await ticks(after % 7)
-                outcome.scope.cancel()
+        await cancelled_again_and_again(some, 200, 7)
         await some()
     assert (found if ordered else sorted(found, key=paths.index)) == paths
 

@@ -15,7 +15,7 @@ import aioring
 from aioring.files import open as aopen
 from aioring.testing import Scripted
 from tests.conftest import open_fds, pattern
-from tests.harness import begin, ticks
+from tests.harness import cancelled_again_and_again, ticks
 
 SIZE = 700_001
 
@@ -107,10 +107,6 @@ async def test_a_cancelled_piece_is_not_lost(anyio_backend: Any, large: Path) ->
             async for piece in reader:
                 pieces.append(piece)
 
-        for after in range(100):
-            async with anyio.create_task_group() as group:
-                outcome = begin(group, take)
-                await ticks(after % 9)
-                outcome.scope.cancel()
+        await cancelled_again_and_again(take, 100, 9)
         await take()
     assert b"".join(pieces) == pattern(SIZE)
