@@ -4,7 +4,7 @@
 
 What a power cut may leave at each of these steps is the old file or the new one: the bytes are on the disk before any name
 leads to them (fsync(2)), rename(2) changes the name in one step, and only the folder's own fsync says that it will stay.
-(tests/files/test_whole.py fails, cancels and kills it at these steps; power cuts are not replayed yet.)
+(tests/files/test_whole.py fails, cancels and kills it at these steps; tests/testing/test_power_cuts.py replays power cuts.)
 
 Operations go by the ring, so that `scripted` and `Recording` see them; what has no operation (who owns the old file, its
 attributes) is asked on a worker. Cancelling: those that change a name are over when they return, whatever becomes of their

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass
+from collections.abc import MutableMapping
 from typing import Any
 
 from ..handle import STAGED, Handle
@@ -14,59 +13,10 @@ from ..kernel.liburing import find_route
 from .io_uring import IoUring
 from .linux_aio import LinuxAio
 from .sync import Sync
+from .trace import Trace
 from .worker import Worker
 
-__all__ = ["Event", "Recording", "Trace"]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One line of a trace. `number` is the I/O's, counted from 1 in the order of staging."""
-
-    what: str  # "staged", "submitted", "completed", "cancelled" (asked for), or what `note` was given
-    number: int
-    operation: str
-    fd: int
-    offset: int
-    length: int
-    res: int | None = None
-    value: Any = None
-
-
-class Trace:
-    """The events of one ring, in order. Compare two to see whether two runs were the same."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._numbers = 0
-
-    def note(self, what: str, value: Any = None) -> None:
-        """Put an event of the program's own between those of the ring."""
-        self.events.append(Event(what, 0, "", -1, 0, 0, None, value))
-
-    def add(self, what: str, handle: Handle, res: int | None = None) -> None:
-        if not handle.number:
-            self._numbers += 1
-            handle.number = self._numbers
-        offset, length = handle.offset + handle.done, handle.length - handle.done
-        self.events.append(Event(what, handle.number, handle.operation.name, handle.fd, offset, length, res))
-
-    def count(self, what: str, operation: str | None = None) -> int:
-        """How many events of a kind there are."""
-        return sum(1 for e in self.events if e.what == what and (operation is None or e.operation == operation))
-
-    def __iter__(self) -> Iterator[Event]:
-        return iter(self.events)
-
-    def __len__(self) -> int:
-        return len(self.events)
-
-    def __str__(self) -> str:
-        return "\n".join(
-            f"{e.what:10} {e.number:5} {e.operation:10} fd {e.fd} offset {e.offset} length {e.length}"
-            + ("" if e.res is None else f" res {e.res}")
-            for e in self.events
-        )
+__all__ = ["Recording"]
 
 
 class _Completions(deque[tuple[int, int]]):
@@ -84,7 +34,11 @@ class _Completions(deque[tuple[int, int]]):
 
 
 class Recording:
-    """`Ring(method=Recording("io_uring", trace))`: the verbs of the method inside, recorded."""
+    """`Ring(method=Recording("io_uring", trace))`: the verbs of the method inside, recorded.
+
+    What a ring does in place, without a method (reads of what is cached), is not seen; `Ring(page_cache_first=False)` does
+    nothing in place. What is done on the ring's workers is seen.
+    """
 
     def __init__(self, method: Any, trace: Trace) -> None:
         if isinstance(method, str):
@@ -111,6 +65,10 @@ class Recording:
         self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
     ) -> int:
         return int(self.inner.start(doorbell, depth, live, _Completions(self.trace, live, completed)))
+
+    def around(self, workers: Worker) -> Any:
+        """The ring's workers, which carry out what this method does not take, recorded as well."""
+        return _Workers(workers, self.trace)
 
     def takes(self, handle: Handle) -> bool:
         return bool(self.inner.takes(handle))
@@ -139,3 +97,10 @@ class Recording:
 
     def abandon(self) -> None:
         self.inner.abandon()
+
+
+class _Workers(Recording):
+    def __init__(self, workers: Worker, trace: Trace) -> None:
+        super().__init__(workers, trace)
+        self.waiting, self.look_again, self.tend = workers.waiting, workers.look_again, workers.tend
+        self.threads = workers.threads

@@ -19,7 +19,7 @@ from ..handle import STAGED, SUBMITTED, Handle
 from ..kernel.abi import MAX_TRANSFER
 from ..kernel.doorbell import Doorbell
 from ..operations import RUN, carry_out, is_direct
-from .recording import Trace
+from .trace import Trace
 
 __all__ = ["Scripted"]
 
@@ -30,7 +30,8 @@ class Scripted:
     `delay`: virtual seconds that an I/O takes at most. `short`: how often a transfer is cut short, at any length from 1.
     `soft`: how often EINTR or EAGAIN is answered once before the real result. `faults`: `{("write", 3): errno.ENOSPC}`
     fails the third write with ENOSPC instead of carrying it out. `cancel`: whether a cancel "wins", "loses", or, by the
-    seed, "either". `trace`: where to record what was staged, submitted and completed.
+    seed, "either". `trace`: where to record what was staged, submitted and
+    completed (without, a `Trace(data=False)`).
 
     `now` is the virtual time in seconds.
     """
@@ -54,7 +55,7 @@ class Scripted:
     ) -> None:
         self.seed = seed
         self.now = 0.0
-        self.trace = Trace() if trace is None else trace
+        self.trace = Trace(data=False) if trace is None else trace
         self._random = random.Random(seed)
         self._delay, self._short, self._soft = delay, short, soft
         self._faults = dict(faults or {})

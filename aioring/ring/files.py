@@ -133,7 +133,7 @@ class Files(Lifetime):
         if found is not None:
             engine.give_up(handle)  # before it waits for a FIFO's peer
             return await self._opened_for(found, flags)
-        if not mounts.all_local():
+        if engine.method.by_opcode and not mounts.all_local():
             handle.by_workers = True  # io_uring, too, opens in place what is cached, and waits for FUSE's server
         if flags & _NEVER_WAITS or flags & _ACCESS == os.O_RDWR:
             return int(await self._do(handle))

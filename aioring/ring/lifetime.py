@@ -21,6 +21,7 @@ from ..handle import Handle
 from ..kernel.features import Unusable
 from ..loops import current
 from ..methods import Method, choose
+from ..methods.recording import Recording
 from ..methods.worker import Worker
 from ..observe.counters import Counters
 from ..readiness import Readiness
@@ -189,6 +190,8 @@ class Lifetime:
 
     def _engine_of(self, loop: Any, method: Method) -> Engine:
         workers = method if isinstance(method, Worker) else Worker(self._workers)
+        if isinstance(method, Recording):
+            workers = method.around(workers)
         self._counters.started()
         self._counters.label = f"{method.name}-{self._number}"
         return Engine(loop, method, workers, self._depth, self._counters)

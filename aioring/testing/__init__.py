@@ -1,6 +1,9 @@
-"""What others may use to test their own code on aioring: a seeded method, and a recorder for any method."""
+"""What others may use to test their own code on: a seeded method, a recorder for any method, and power cuts."""
 
-from ..methods.recording import Event, Recording, Trace
+from ..methods.recording import Recording
 from ..methods.scripted import Scripted
+from ..methods.trace import Event, Trace
+from .disk import Disk
+from .power_cuts import Cut, check, power_cuts
 
-__all__ = ["Event", "Recording", "Scripted", "Trace"]
+__all__ = ["Cut", "Disk", "Event", "Recording", "Scripted", "Trace", "check", "power_cuts"]
