@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .buffers import BYTES_DATA, LARGE, alloc, bytes_address, bytes_view, new_bytes, view_address
+from .errors import os_error
 from .kernel import abi, at_once
 from .kernel.statx import stat_result
 
@@ -63,6 +64,7 @@ class Request:
     views: Sequence[memoryview] | None = None
     keep: Any = None  # whatever else the kernel reads until the CQE: iovecs, open_how, the statx buffer
     value: Any = None  # a result that is no number
+    settles: bool = False  # a `run` that has an effect: see `Operation.settles`
     call: Callable[[], Any] | None = None
 
     def left(self, most: int = abi.MAX_TRANSFER) -> int:
@@ -299,7 +301,11 @@ def _stat(r: Request, _: int) -> int:
 def _stat_at_once(r: Request) -> os.stat_result | None:
     if r.flags & abi.AT_EMPTY_PATH:
         return at_once.stat_of_fd(r.fd)
-    return at_once.stat_cached(r.fd, r.path or b"", not r.flags & abi.AT_SYMLINK_NOFOLLOW)
+    path, follow = r.path or b"", not r.flags & abi.AT_SYMLINK_NOFOLLOW
+    found = at_once.stat_cached(r.fd, path, follow)
+    if found is None and (code := at_once.missing(r.fd, path, follow)):
+        raise os_error(code, r.name, note=f"aioring: stat of {r.name!r}, from the kernel's cache")
+    return found
 
 
 def _stat_result(r: Request, _: int) -> os.stat_result:

@@ -48,12 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.anyio)
 
 
-def pytest_collection_finish() -> None:
-    """20,000 collected tests are no garbage: not to be looked through by every `gc.collect()` of a test (0.15 s each)."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(params=list(LOOPS), ids=list(LOOPS))
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return LOOPS[request.param]

@@ -13,8 +13,9 @@ import pytest
 
 __all__ = ["DELAY", "mounted"]
 
-# One file, `f`, of 1 MiB. Its names and attributes may be kept; STATFS, OPEN, READ and
-# WRITE take as long as is said. It reads as zeros, whatever is written.
+# One file, `f`, of 1 MiB, under every name, though the folder says that it is empty. Its names
+# and attributes may be kept; STATFS, OPEN, READ, WRITE, READDIR and the look for a name that
+# begins with "slow" take as long as is said. It reads as zeros, whatever is written.
 SERVER = """
 import ctypes, os, struct, sys, time
 folder, delay = sys.argv[1], float(sys.argv[2])
@@ -30,7 +31,8 @@ while True:
     request = os.read(fd, 1 << 18)
     n, what, unique, node = struct.unpack_from("<IIQQ", request)
     error, answer = 0, b""
-    if what in (14, 15, 16, 17):  # OPEN, READ, WRITE, STATFS
+    if what in (14, 15, 16, 17, 28) or (what == 1 and request[40:].startswith(b"slow")):
+        # OPEN, READ, WRITE, STATFS, READDIR, LOOKUP
         time.sleep(delay)
     if what == 26:  # INIT
         answer = struct.pack("<IIIIHHIIHHI7I", 7, 31, 65536, 0, 0, 0, 65536, 1, 0, 0, 0, *[0] * 7)
@@ -50,7 +52,7 @@ while True:
         answer = struct.pack("<5Q4I6I", 1, 1, 1, 1, 1, 4096, 255, 4096, 0, *[0] * 6)
     elif what in (2, 42):  # FORGET, BATCH_FORGET
         continue
-    elif what not in (18, 25, 29):  # RELEASE, FLUSH, RELEASEDIR
+    elif what not in (18, 25, 28, 29):  # RELEASE, FLUSH, READDIR (there is nothing), RELEASEDIR
         error = -38
     try:
         os.write(fd, struct.pack("<IiQ", 16 + len(answer), error, unique) + answer)

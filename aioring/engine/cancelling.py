@@ -49,7 +49,7 @@ class Cancelling(Results):
                 self._sweep()
             return True
         self.ask_cancel(handle)
-        if handle.operation.settles:
+        if handle.operation.settles or handle.settles:
             return False
         handle.orphan = True
         return True

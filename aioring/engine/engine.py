@@ -487,10 +487,10 @@ class Engine(Cancelling):
         finally:
             del handle  # as in `do`
 
-    async def run(self, call: Callable[[], Any]) -> Any:
+    async def run(self, call: Callable[[], Any], settles: bool = False) -> Any:
         """A blocking call on the ring's worker threads."""
         handle = Handle(RUN)
-        handle.call = call
+        handle.call, handle.settles = call, settles
         return await self.do(handle)
 
     def busy(self) -> bool:

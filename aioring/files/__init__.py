@@ -4,8 +4,9 @@
 and `textual.py` are what people hold. Below lie the layers of the `io` module, over an awaited raw file: `text.py`,
 `buffered.py`, and `raw.py`, whose transfers are a ring's (`ring_io.py`) or made in place (`in_place.py`). `order.py` has
 calls on one file run in the order in which they were made. `whole.py` reads and writes whole files, `many.py` thousands,
-`byte_stream.py` gives one to those who send it, `atomic.py` replaces one in one step. `blocking.py` shows a file as a
-blocking one, `wrapped.py` awaits one that somebody else has made.
+`byte_stream.py` gives one to those who send it, `atomic.py` replaces one in one step. `path.py` is `Path` (`lexical.py`:
+its words; `walk.py` and `jobs.py`: folders and trees, by workers in batches; `copying.py`). `blocking.py` shows a file as
+a blocking one, `wrapped.py` awaits one that somebody else has made.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .file import File
 from .here import Kinds
 from .many import FilesRead, read_files
 from .opening import Opening
+from .path import Path
 from .textual import TextFile
 from .whole import append_file, read_file, read_text, write_file
 from .wrapped import WrappedFile, wrap_file
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from _typeshed import OpenBinaryMode, OpenTextMode
 
 __all__ = [
-    "BinaryFile", "ByteStream", "Chunks", "File", "FilesRead", "Opening", "RawFile", "TextFile", "WrappedFile",
+    "BinaryFile", "ByteStream", "Chunks", "File", "FilesRead", "Opening", "Path", "RawFile", "TextFile", "WrappedFile",
     "append_file", "open", "read_file", "read_files", "read_text", "stream", "wrap_file", "write_file",
 ]  # fmt: skip
 

@@ -18,11 +18,12 @@ from typing import Any
 from . import abi
 from .abi import INT_MAX, LINUX, OPEN_HOW_BYTES, RESOLVE_CACHED, SYS_OPENAT2, pack_open_how
 from .mounts import all_local, kind, statx_here
+from .statx import stat_result
 
 __all__ = [
     "Iovec2", "address_of", "blocking_again", "close_here", "close_read_only", "fallocate", "flags_of", "get_errno",
-    "is_memory", "open_cached", "openat", "openat2", "preadv2", "seeks", "shape_of", "stat_cached", "stat_of_fd",
-    "sync_file_range", "tee",
+    "is_memory", "missing", "open_cached", "openat", "openat2", "preadv2", "seeks", "shape_of", "stat_cached", "stat_here",
+    "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -203,6 +204,42 @@ def stat_cached(dir_fd: int, path: bytes, follow_symlinks: bool) -> os.stat_resu
         return None
     try:
         return stat_of_fd(fd)
+    finally:
+        _close(fd)
+
+
+_openat2_errno: Any = _keeping_the_gil.syscall
+_SURE = frozenset({2, 20})  # ENOENT, ENOTDIR
+
+
+def missing(dir_fd: int, path: bytes, follow_symlinks: bool) -> int:
+    """ENOENT or ENOTDIR, if the kernel's caches say that there is nothing; else 0. What they do not know is EAGAIN
+    (RESOLVE_CACHED), what a server knows as well: its answers have to be asked for again."""
+    flags = _how(_O_PATH | (0 if follow_symlinks else os.O_NOFOLLOW))
+    fd: int = _openat2_errno(SYS_OPENAT2, dir_fd, path, flags, _open_how_bytes)
+    if fd >= 0:
+        _close(fd)
+        return 0
+    code = ctypes.get_errno()
+    return code if code in _SURE else 0
+
+
+_FOLLOWING, _NOT_FOLLOWING = _how(_O_PATH), _how(_O_PATH | os.O_NOFOLLOW)
+
+
+def stat_here(path: bytes, follow_symlinks: bool, holding: bool) -> os.stat_result | None:
+    """`stat_cached` where all file systems are local; `holding`: with the GIL in hand all the time, which takes longer."""
+    fd: int = _openat2(
+        SYS_OPENAT2, abi.AT_FDCWD, path, _FOLLOWING if follow_symlinks else _NOT_FOLLOWING, _open_how_bytes
+    )
+    if fd < 0:
+        return None
+    try:
+        if holding and (found := statx_here(fd, abi.STATX_BASIC_STATS)) is not None:
+            return stat_result(found)
+        return os.fstat(fd)
+    except OSError:
+        return None
     finally:
         _close(fd)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from asyncio import CancelledError
 from asyncio.events import _get_running_loop  # C, no exception where none runs
@@ -67,7 +68,7 @@ class AsyncioLoop:
                     break
                 thing.waiter = self._loop.create_future()
                 try:
-                    await thing.waiter
+                    await (thing.waiter if cancelled is None else _out_of_reach(thing.waiter))
                 except BaseException as error:
                     struck = error
             if cancelled is not None:
@@ -112,6 +113,17 @@ class AsyncioLoop:
     def kept(self) -> Any:
         hook = self._loop.__dict__.get("close")
         return hook.kept if isinstance(hook, _CloseHook) else None
+
+
+async def _out_of_reach(waiter: asyncio.Future[None]) -> None:
+    """Wait for what has to come first. A cancelled scope of anyio's tells its tasks so in every tick of the loop until they
+    are out of it: that would take a whole core, and the GIL from the worker who is to bring about the end."""
+    anyio = sys.modules.get("anyio")
+    if anyio is None:  # then there are no such scopes
+        await waiter
+    else:
+        with anyio.CancelScope(shield=True):
+            await waiter
 
 
 class _CloseHook:

@@ -100,7 +100,7 @@ class Recording:
 
 
 class _Workers(Recording):
-    def __init__(self, workers: Worker, trace: Trace) -> None:
-        super().__init__(workers, trace)
-        self.waiting, self.look_again, self.tend = workers.waiting, workers.look_again, workers.tend
-        self.threads = workers.threads
+    """What the engine has besides the verbs of its workers is theirs."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)

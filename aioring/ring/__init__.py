@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextvars
 import functools
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from .chain import Batch, ChainBuilder
 from .names import Names
@@ -63,6 +63,13 @@ class Ring(Observing, Start, Names):
         await engine.loop.checkpoint()
         context = contextvars.copy_context()
         result: T = await engine.run(functools.partial(context.run, func, *args, **kwargs))
+        return result
+
+    async def _run_out(self, func: Callable[..., T], *args: Any) -> T:
+        """`run` of what has an effect: cancelling takes back what has not begun, else it is delivered at the end."""
+        engine = self._engine
+        await engine.loop.checkpoint()
+        result: T = await engine.run(functools.partial(contextvars.copy_context().run, func, *args), True)
         return result
 
 

@@ -18,7 +18,7 @@ from ..handle import Handle
 from ..kernel import mounts
 from ..kernel.abi import INT_MAX, OFF_MAX
 from ..kernel.at_once import seeks
-from ..operations import CLOSE, OPEN, READ, READINTO, READV, WRITE, WRITEV, is_direct
+from ..operations import CLOSE, OPEN, READ, READINTO, READV, STAT, WRITE, WRITEV, is_direct
 from . import define, large
 from .known import Known
 from .page_cache import NEVER, NOWAIT, SMALL, PageCache
@@ -44,6 +44,7 @@ class Data(Unseekable):
     _readintos: Any = None
     _opens: Any = None
     _closes: Any = None
+    _stats: Any = None
     # By the id of a caller's memoryview: itself, its address, its size.
     _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]
 
@@ -52,7 +53,7 @@ class Data(Unseekable):
         self._at_once = self._page_cache_first and engine.method.at_once
         counts = engine.counters.of
         self._reads, self._readintos = counts[READ], counts[READINTO]
-        self._opens, self._closes = counts[OPEN], counts[CLOSE]
+        self._opens, self._closes, self._stats = counts[OPEN], counts[CLOSE], counts[STAT]
         self._cache = PageCache(self._at_once, engine.budget)
         self._lent = {}
         self._closing = engine.closing

@@ -37,6 +37,8 @@ class Files(Lifetime):
     _closing: Any
     _opens: Any = None  # their counts
     _closes: Any = None
+    _stats: Any = None
+    _cache: Any = None
 
     async def open(
         self, path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd: int | None = None, resolve: int = 0
@@ -118,6 +120,18 @@ class Files(Lifetime):
         closed = at_once.close_here(fd, small)
         self._closes.cached += closed
         return closed
+
+    def _stat_here(self, path: str, follow_symlinks: bool) -> os.stat_result | None:
+        """`stat` of what the kernel has in its caches, in a straight line; None: it has to be asked for, which says what is
+        wrong as well. The caller is on our loop; the budget may be overdrawn by it."""
+        if not self._at_once or not mounts.all_local() or "\0" in path:
+            return None
+        self._budget.left -= 1
+        raw = path.encode("utf-8", "surrogateescape") if _UTF8 else os.fsencode(path)
+        found = at_once.stat_here(raw, follow_symlinks, self._cache._holding_for > 0)
+        if found is not None:
+            self._stats.cached += 1
+        return found
 
     async def _open(
         self,

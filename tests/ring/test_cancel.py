@@ -8,6 +8,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -938,3 +939,19 @@ class TestTrio:
                     await trio.lowlevel.checkpoint()
             assert not after
             await settled(ring)
+
+
+async def test_a_cancel_that_has_to_wait_takes_no_time_of_the_processor(
+    anyio_backend: Any, path: Path, fd: int
+) -> None:
+    """A cancelled scope of anyio's on asyncio would tell its task in every tick of the loop."""
+    method = Held(1, cancel="loses")
+    async with aioring.Ring(method=method) as ring, anyio.create_task_group() as group:
+        one = begin(group, ring.readinto, fd, 0, bytearray(100))
+        await ticks(3)
+        one.scope.cancel()
+        begun = time.process_time()
+        await anyio.sleep(0.3)
+        assert not one.done
+        assert time.process_time() - begun < 0.1
+        method.let_go()

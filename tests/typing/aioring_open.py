@@ -75,6 +75,24 @@ async def wrapped() -> None:
         assert_type(await file.read1(), bytes)
 
 
+async def paths(path: Path) -> None:
+    ours = aioring.Path(path) / "name"
+    assert_type(ours, aioring.Path)
+    assert_type(ours.parent.name, str)
+    assert_type(await ours.read_bytes(), bytes)
+    assert_type(await ours.open(), TextFile)
+    assert_type(await ours.open("rb"), BinaryFile)
+    assert_type(await ours.open("rb", 0), RawFile)
+    assert_type(await ours.rename(path), aioring.Path)
+    async for below in ours.iterdir():
+        assert_type(below, aioring.Path)
+    async for root, folders, files in ours.walk():
+        assert_type(root, aioring.Path)
+        assert_type(folders, list[str])
+        assert_type(files, list[str])
+    await ours.write_text(b"bytes")  # type: ignore[arg-type]
+
+
 async def refused(path: Path) -> None:
     aioring.open()  # type: ignore[call-overload]
     aioring.open(3.5)  # type: ignore[call-overload]
