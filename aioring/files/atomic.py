@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -43,22 +44,40 @@ class _Plan(NamedTuple):
     umask: int
 
 
-async def replace(ring: Ring, path: Any, data: memoryview, durable: bool, mode: int | None) -> None:
+class _Source(Exception):
+    """What the one raised who gives the bytes: no news of the file."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+async def replace(ring: Ring, path: Any, pieces: AsyncIterator[memoryview], durable: bool, mode: int | None) -> int:
     plan = await ring.run(_plan, path)
     try:
-        await _replace(ring, plan, data, durable, mode)
+        return await _replace(ring, plan, pieces, durable, mode)
     except OSError as error:
         # It is about this file, whatever was done it with.
         error.filename, error.filename2 = path, None
         raise
+    except _Source as source:
+        raise source.error from source.error.__cause__
 
 
-async def _replace(ring: Ring, plan: _Plan, data: memoryview, durable: bool, mode: int | None) -> None:
+async def _next(pieces: AsyncIterator[memoryview]) -> memoryview | None:
+    try:
+        return await anext(pieces, None)
+    except OSError as error:
+        raise _Source(error) from None
+
+
+async def _replace(ring: Ring, plan: _Plan, pieces: AsyncIterator[memoryview], durable: bool, mode: int | None) -> int:
     fd, name = await _make(ring, plan)
-    folder = -1
+    folder, size = -1, 0
     try:
         try:
-            await ring.write(fd, 0, data)
+            while (piece := await _next(pieces)) is not None:
+                size += await ring.write(fd, size, piece)
             await ring.run(_dress, _Dup(fd), plan, mode)
             if durable:
                 await ring.fsync(fd)
@@ -85,6 +104,7 @@ async def _replace(ring: Ring, plan: _Plan, data: memoryview, durable: bool, mod
             raise
         if durable:
             await ring.fsync(folder)
+        return size
     finally:
         try:
             if fd >= 0:

@@ -11,9 +11,11 @@ import io
 import os
 import sys
 from asyncio.events import _get_running_loop
+from collections.abc import AsyncIterator
+from inspect import isasyncgen
 from os import PathLike
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 from ..buffers import lent_bytes
 from ..kernel import at_once
@@ -138,7 +140,8 @@ async def write_file(
     mode: int | None = None,
     ring: Ring | None = None,
 ) -> int:
-    """Make `data`, any contiguous buffer, all that a file has; returns its size in bytes.
+    """Make `data`, any contiguous buffer, all that a file has; returns its size in bytes. An async iterable of buffers is
+    written as it comes, in constant memory: an upload, say; what it raises is raised here.
 
     `atomic`: whoever opens the file sees what it had before or all of `data`, never a part, and so does who comes after a
     crash of this process. `data` is written to a file without a name in the same folder (O_TMPFILE; where the file system
@@ -164,13 +167,14 @@ async def write_file(
         RingClosedError, WrongLoopError: as `read_file`.
     """
     here = get_ring() if ring is None else ring
-    name, view = os.fspath(path), _bytes_of(data)
-    if atomic:
+    name, pieces = os.fspath(path), _Pieces(data)
+    try:
+        if not atomic:
+            return await _put(here, name, "wb", pieces, durable, mode)
         sys.audit("open", name, "wb", modes.parse("wb").flags)
-        await replace(here, name, view, durable, mode)
-    else:
-        await _put(here, name, "wb", view, durable, mode)
-    return len(view)
+        return await replace(here, name, pieces, durable, mode)
+    finally:
+        await pieces.aclose()
 
 
 async def append_file(
@@ -182,27 +186,34 @@ async def append_file(
     disk that gets full, is continued.) `durable`, `mode` and errors as `write_file`; cancelled, a part may be there.
     """
     here = get_ring() if ring is None else ring
-    view = _bytes_of(data)
-    await _put(here, os.fspath(path), "ab", view, durable, mode)
-    return len(view)
+    return await _put(here, os.fspath(path), "ab", _Pieces(_bytes_of(data)), durable, mode)
 
 
-async def _put(ring: Ring, name: Any, how: str, view: memoryview, durable: bool, mode: int | None) -> None:
+async def _put(
+    ring: Ring, name: Any, how: str, pieces: AsyncIterator[memoryview], durable: bool, mode: int | None
+) -> int:
     opener = None if mode is None else _opener(mode)
     file: Any = await open_file(ring, _KINDS, NOT_TRIED, name, how, 0, None, None, None, True, opener)
     try:
-        try:
-            done = 0
-            while done < len(view):
-                done += await file.write(view[done:])
-            if durable:
+        size = 0
+        async for view in pieces:  # (an OSError of its own is no news of this file)
+            try:
+                done = 0
+                while done < len(view):
+                    done += await file.write(view[done:])
+            except OSError as error:
+                raise named(error, name) from None
+            size += done
+        if durable:
+            try:
                 await ring.fsync(file.fileno())
-        except OSError as error:
-            raise named(error, name) from None
+            except OSError as error:
+                raise named(error, name) from None
     finally:
         await file.close()
     if durable:
         await sync_folder_of(ring, name)
+    return size
 
 
 def _opener(mode: int) -> Any:
@@ -216,6 +227,30 @@ def _opener(mode: int) -> Any:
         return fd
 
     return opener
+
+
+class _Pieces:
+    """What is to be written, a view at a time. (No async generator: trio warns of those that are left early.)"""
+
+    def __init__(self, data: Any) -> None:
+        self._source = aiter(data) if hasattr(data, "__aiter__") else None
+        self._view = None if self._source is not None else _bytes_of(data)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> memoryview:
+        if self._source is not None:
+            return _bytes_of(await anext(self._source))
+        view, self._view = self._view, None
+        if view is None:
+            raise StopAsyncIteration
+        return view
+
+    async def aclose(self) -> None:
+        """End a generator that was not run to its end; nobody else has it."""
+        if isasyncgen(self._source):
+            await self._source.aclose()
 
 
 def _bytes_of(data: Any) -> memoryview:

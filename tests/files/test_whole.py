@@ -10,12 +10,14 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 import aioring
 from aioring import append_file, read_file, read_text, write_file
@@ -500,4 +502,66 @@ async def test_a_closed_ring_reads_no_file(make_ring: Any, anyio_backend: Any, t
         with pytest.raises(aioring.RingClosedError):
             await call(ring=ring)
     assert path.read_bytes() == b"data"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+# --- what comes in pieces ---------------------------------------------------------------------------------------------
+
+
+async def pieces(*sizes: int, then: BaseException | None = None) -> AsyncIterator[bytes]:
+    for number, size in enumerate(sizes):
+        await checkpoint()
+        yield bytes([65 + number]) * size
+    if then is not None:
+        raise then
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_pieces_are_written_as_they_come(ring: Any, tmp_path: Path, atomic: bool) -> None:
+    path = tmp_path / "file"
+    for sizes in ((), (0,), (1, 0, 70_000, 3), (300_000, 300_000)):
+        path.write_bytes(OLD)
+        whole = b"".join(bytes([65 + number]) * size for number, size in enumerate(sizes))
+        assert await write_file(path, pieces(*sizes), atomic=atomic, durable=True, ring=ring) == len(whole)
+        assert path.read_bytes() == whole
+    assert (
+        await write_file(tmp_path / "copy", aioring.stream(path, 50_000, ring=ring), atomic=atomic, ring=ring)
+        == 600_000
+    )
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["copy", "file"]
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_what_the_pieces_raise_is_raised(ring: Any, tmp_path: Path, atomic: bool) -> None:
+    path = tmp_path / "file"
+    for error in (ConnectionResetError(errno.ECONNRESET, "gone"), FileNotFoundError(2, "no", "other"), ValueError("x")):
+        path.write_bytes(OLD)
+        with pytest.raises(type(error)) as caught:
+            await write_file(path, pieces(10, 20, then=error), atomic=atomic, ring=ring)
+        assert caught.value is error
+        assert getattr(error, "filename", None) in (None, "other")  # not this file's
+        assert path.read_bytes() == (OLD if atomic else b"A" * 10 + b"B" * 20)
+        assert os.listdir(tmp_path) == ["file"]
+
+    async def texts() -> AsyncIterator[str]:
+        yield "text"
+
+    with pytest.raises(TypeError, match="encode it"):
+        await write_file(path, texts(), atomic=atomic, ring=ring)
+
+
+async def test_a_cancel_between_pieces_leaves_the_old_file(ring: Any, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(OLD)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"begun"
+        await anyio.sleep(10)
+
+    async with anyio.create_task_group() as group:
+        one = begin(group, partial(write_file, path, slow(), atomic=True, ring=ring))
+        await anyio.sleep(0.02)
+        one.scope.cancel()
+    assert path.read_bytes() == OLD
     assert os.listdir(tmp_path) == ["file"]
