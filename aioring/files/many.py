@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 from asyncio.events import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
+from inspect import isasyncgen
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
@@ -46,13 +47,23 @@ class _One:
         return self.granted
 
 
+_END = object()
+
+
+async def _fetch(source: AsyncIterator[Any]) -> Any:
+    return await anext(source, _END)
+
+
 class _Reading:
     """What the tasks know: who is under way, who is ready, how much room there is."""
 
-    def __init__(self, ring: Ring, paths: Iterator[Any], concurrency: int, ordered: bool, max_bytes: int) -> None:
+    def __init__(self, ring: Ring, paths: Any, concurrency: int, ordered: bool, max_bytes: int) -> None:
         self.ring = ring
         self.loop = ring._engine.loop
-        self.paths: Iterator[Any] | None = paths
+        self.paths: Iterator[Any] | None = None if hasattr(paths, "__anext__") else paths
+        self.source: AsyncIterator[Any] | None = paths if self.paths is None else None
+        self.fetching: Callable[[], Any] | None = None  # the next of `source` is on its way
+        self.failed: BaseException | None = None  # what `source` has raised: behind all that it has given
         self.concurrency, self.ordered, self.max_bytes = concurrency, ordered, max_bytes
         self.line: deque[_One] = deque()  # ordered: all in order; else those that are over
         self.running: dict[_One, None] = {}
@@ -68,18 +79,39 @@ class _Reading:
 
     # --- in turn ------------------------------------------------------------------------------------------------------
 
+    def free(self) -> bool:
+        busy = len(self.line) if self.ordered else len(self.line) + len(self.running)
+        return busy < self.concurrency and self.held < self.max_bytes
+
+    def ended(self) -> bool:
+        """Whether no more paths come."""
+        return self.paths is None and self.source is None and not self.next
+
     def more(self) -> bool:
         """Whether another file is to be begun, which then is in `next`."""
-        busy = len(self.line) if self.ordered else len(self.line) + len(self.running)
-        if busy >= self.concurrency or self.held >= self.max_bytes or self.paths is None:
+        if not self.free():
             return False
         if not self.next:
+            if self.paths is None:
+                if self.source is not None and self.fetching is None:
+                    self.fetching = self.loop.spawn(partial(_fetch, self.source), self.fetched)
+                return False
             try:
                 self.next.append(next(self.paths))
             except StopIteration:
                 self.paths = None
                 return False
         return True
+
+    def fetched(self, path: Any, error: BaseException | None) -> None:
+        if self.source is None:
+            return  # nobody wants it any more
+        self.fetching = None
+        if error is not None or path is _END:
+            self.source, self.failed = None, error
+        else:
+            self.next.append(path)
+        self.wake()
 
     def begin(self) -> None:
         """Begin what is in `next`; it is over at once where it is cached. The budget has been looked at."""
@@ -173,8 +205,11 @@ class _Reading:
 
     def end(self) -> None:
         """Nobody wants any more of it."""
-        self.paths = None
+        self.paths = self.source = None
         self.next.clear()
+        fetching, self.fetching = self.fetching, None
+        if fetching is not None:
+            fetching()
         running, self.running = self.running, {}
         self.for_room.clear()
         self.line.clear()
@@ -194,7 +229,9 @@ class _Call:
     def finished(self) -> bool:
         """Whether it has something to do."""
         reading = self.reading
-        return bool(reading.line and reading.line[0].over) or not reading.running
+        if (reading.line and reading.line[0].over) or (reading.next and reading.free()):
+            return True
+        return not reading.running and reading.fetching is None
 
     async def wait(self) -> None:
         self.reading.waiting.add(self)
@@ -211,9 +248,9 @@ class FilesRead(Generic[P, R]):
     """
 
     def __init__(
-        self, paths: Iterable[Any], concurrency: int, ordered: bool, max_bytes: int, raises: bool, ring: Ring | None
+        self, paths: Any, concurrency: int, ordered: bool, max_bytes: int, raises: bool, ring: Ring | None
     ) -> None:
-        self._paths = iter(paths)
+        self._paths = aiter(paths) if hasattr(paths, "__aiter__") else iter(paths)
         self._options = concurrency, ordered, max_bytes
         self._raises = raises
         self._ring = ring
@@ -244,10 +281,16 @@ class FilesRead(Generic[P, R]):
             one = reading.take()
             if one is not None:
                 return one.path, self._result(one)
-            if not reading.running and not reading.line:
-                if reading.paths is None:
+            if not reading.running and not reading.line and reading.fetching is None:
+                if reading.ended():
                     self._over = True
-                    raise StopAsyncIteration
+                    error, reading.failed = reading.failed, None
+                    if error is None:
+                        raise StopAsyncIteration
+                    try:
+                        raise error
+                    finally:
+                        error = None  # it holds this frame
                 continue
             await _Call(reading).wait()
 
@@ -269,8 +312,10 @@ class FilesRead(Generic[P, R]):
             self._reading.end()
 
     async def aclose(self) -> None:
-        """End what is under way. Iterating further ends at once."""
+        """End what is under way, an async generator of paths too. Iterating further ends at once."""
         self._end()
+        if isasyncgen(self._paths) and not self._paths.ag_running:
+            await self._paths.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -282,7 +327,7 @@ class FilesRead(Generic[P, R]):
 
     def __del__(self) -> None:
         reading = self.__dict__.get("_reading")
-        if reading is None or not reading.running:
+        if reading is None or not (reading.running or reading.fetching):
             return
         try:
             reading.ring._engine  # noqa: B018 - whether this is its loop's thread
@@ -293,7 +338,7 @@ class FilesRead(Generic[P, R]):
 
 @overload
 def read_files(
-    paths: Iterable[P],
+    paths: Iterable[P] | AsyncIterable[P],
     *,
     concurrency: int = 64,
     ordered: bool = False,
@@ -303,7 +348,7 @@ def read_files(
 ) -> FilesRead[P, bytes]: ...
 @overload
 def read_files(
-    paths: Iterable[P],
+    paths: Iterable[P] | AsyncIterable[P],
     *,
     concurrency: int = 64,
     ordered: bool = False,
@@ -312,7 +357,7 @@ def read_files(
     ring: Ring | None = None,
 ) -> FilesRead[P, bytes | OSError]: ...
 def read_files(
-    paths: Iterable[P],
+    paths: Iterable[P] | AsyncIterable[P],
     *,
     concurrency: int = 64,
     ordered: bool = False,
@@ -324,7 +369,8 @@ def read_files(
 
     At most `concurrency` files are under way or wait to be handed out, and at most `max_bytes` bytes of them are held (one
     file may be larger: it is read when nothing else is held). They come as they are had, or, `ordered`, in the order of
-    `paths`, any iterable, which is not run through further ahead than that. `path` is what `paths` gave.
+    `paths`, any iterable or async iterable (`aioring.Path.rglob` ...), which is not run through further ahead than that;
+    what an async one raises comes behind all that it has given. `path` is what `paths` gave.
 
     `on_error`: "raise" raises the first error and ends; "return" gives the `OSError` in the place of the bytes.
 

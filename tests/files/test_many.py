@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 import aioring
 from aioring import read_files
@@ -183,3 +185,98 @@ async def test_two_tasks_share_one_iterator(ring: Any, tmp_path: Path) -> None:
         for _ in range(3):
             group.start_soon(some)
     assert sorted(found, key=paths.index) == paths
+
+
+# --- paths that come one by one ---------------------------------------------------------------------------------------
+
+
+async def one_by_one(paths: list[Path], every: int = 1, then: BaseException | None = None) -> AsyncIterator[Path]:
+    for number, path in enumerate(paths):
+        if number % every == 0:
+            await checkpoint()
+        yield path
+    if then is not None:
+        raise then
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_paths_may_come_one_by_one(ring: Any, tmp_path: Path, ordered: bool) -> None:
+    paths = made(tmp_path, [(i * 977) % 9000 for i in range(60)] + [200_000, 0, 70_000])
+    for concurrency in (1, 5, 64):
+        files = read_files(one_by_one(paths, 3), ordered=ordered, concurrency=concurrency, max_bytes=100_000, ring=ring)
+        found = [(path, data) async for path, data in files]
+        if not ordered:
+            found.sort(key=lambda pair: paths.index(pair[0]))
+        assert found == [(path, path.read_bytes()) for path in paths]
+    by_path = {path: data async for path, data in read_files(aioring.Path(tmp_path, ring=ring).iterdir(), ring=ring)}
+    assert by_path == {path: path.read_bytes() for path in paths}
+
+
+async def test_what_the_source_raises_comes_behind_what_it_gave(ring: Any, tmp_path: Path) -> None:
+    paths = made(tmp_path, [100] * 10)
+    for ordered in (False, True):
+        found = []
+        with pytest.raises(LookupError, match="no more"):
+            async for path, _ in read_files(one_by_one(paths, then=LookupError("no more")), ordered=ordered, ring=ring):
+                found.append(path)
+        assert sorted(found) == paths
+
+
+async def test_a_file_is_not_held_up_by_a_source_that_takes_its_time(ring: Any, tmp_path: Path) -> None:
+    first, second = made(tmp_path, [100, 100])
+    go_on = anyio.Event()
+
+    async def slow() -> AsyncIterator[Path]:
+        yield first
+        await go_on.wait()
+        yield second
+
+    async with read_files(slow(), ring=ring) as files:
+        with anyio.fail_after(SOON):
+            assert (await anext(files))[0] == first
+            go_on.set()
+            assert (await anext(files))[0] == second
+            with pytest.raises(StopAsyncIteration):
+                await anext(files)
+
+
+@pytest.mark.parametrize("how", ["leave", "cancel", "drop"])
+async def test_who_leaves_ends_the_source(ring: Any, tmp_path: Path, how: str) -> None:
+    (path,) = made(tmp_path, [100])
+    ended = False
+
+    class Source:
+        """(No generator: trio has its own opinion of those that are dropped.)"""
+
+        given = False
+
+        def __aiter__(self) -> Source:
+            return self
+
+        async def __anext__(self) -> Path:
+            nonlocal ended
+            if not self.given:
+                self.given = True
+                return path
+            try:
+                await anyio.sleep(100)
+            finally:
+                ended = True
+            raise AssertionError
+
+    files = read_files(Source(), ring=ring)
+    assert (await anext(files))[0] == path
+    with anyio.move_on_after(0.02):
+        await anext(files)
+    if how == "leave":
+        await files.aclose()
+    elif how == "drop":
+        del files
+        gc.collect()
+    else:
+        with anyio.move_on_after(0.02):
+            await anext(files)
+        assert not ended  # it still comes, to whoever asks again
+        await files.aclose()
+    await ticks(5)
+    assert ended
