@@ -21,7 +21,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from ..errors import AioringError
 from ..ring import Ring, get_ring
-from .whole import NOT_TRIED, StrOrBytesPath, begin, named, read_here
+from .whole import NOT_TRIED, StrOrBytesPath, read_here, read_there
 
 __all__ = ["FilesRead", "read_files"]
 
@@ -129,18 +129,9 @@ class _Reading:
             self.settle(one, found, None)
             return
         self.running[one] = None
-        one.stop = self.loop.spawn(partial(self.read, one, name, found), partial(self.over, one))
-
-    async def read(self, one: _One, name: Any, tried: int) -> bytes:
-        file = await begin(self.ring, name, tried)
-        try:
-            raw = file._raw
-            await self.room(one, await raw.io.size(raw) if raw.regular else 0)
-            return await file.readall()  # type: ignore[no-any-return]
-        except OSError as error:
-            raise named(error, name) from None
-        finally:
-            await file.close()
+        one.stop = self.loop.spawn(
+            partial(read_there, self.ring, name, found, partial(self.room, one)), partial(self.over, one)
+        )
 
     def over(self, one: _One, value: bytes | None, error: BaseException | None) -> None:
         if self.running.pop(one, self) is not self:

@@ -22,8 +22,8 @@ from .statx import stat_result
 
 __all__ = [
     "Iovec2", "address_of", "blocking_again", "close_here", "close_read_only", "fallocate", "flags_of", "get_errno",
-    "is_memory", "missing", "open_cached", "openat", "openat2", "preadv2", "seeks", "shape_of", "stat_cached", "stat_here",
-    "stat_of_fd", "sync_file_range", "tee",
+    "is_memory", "missing", "open_cached", "openat", "openat2", "preadv2", "seeks", "shape_of", "small_size", "stat_cached",
+    "stat_here", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -142,6 +142,7 @@ def blocking_again(fd: int, flags: int) -> None:
     _fcntl(fd, 4, flags)
 
 
+_SMALL = 1 << 16
 _unpack_shape = struct.Struct("<4xI8xI8xH10xQ").unpack_from  # stx_blksize, stx_nlink, stx_mode, stx_size
 
 
@@ -150,6 +151,13 @@ def shape_of(fd: int) -> tuple[int, int, int, int] | None:
     lets it go); None: ask again, slowly."""
     found = statx_here(fd, abi.STATX_BASIC_STATS)
     return _unpack_shape(found) if found is not None else None
+
+
+def small_size(fd: int) -> int:
+    """The size of a regular file on a local file system, where it is none of those that have to be read to the end to be
+    known (/proc says 0), and small; else 0."""
+    shape = shape_of(fd) if all_local() or kind(fd) else None
+    return shape[3] if shape is not None and stat.S_ISREG(shape[2]) and shape[3] < _SMALL else 0
 
 
 def close_here(fd: int, small: bool = False) -> bool:

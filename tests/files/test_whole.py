@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import aioring
 from aioring import append_file, read_file, read_text, write_file
 from aioring.testing import Scripted
 from tests.conftest import pattern
-from tests.harness import all_over, begin, ticks
+from tests.harness import all_over, begin, cancelled_again_and_again, ticks
 
 SIZES = [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 20) + 1]
 OLD, NEW = b"old " * 5000, b"new " * 7000
@@ -565,3 +565,61 @@ async def test_a_cancel_between_pieces_leaves_the_old_file(ring: Any, tmp_path: 
         one.scope.cancel()
     assert path.read_bytes() == OLD
     assert os.listdir(tmp_path) == ["file"]
+
+
+# --- what is not in the kernel's caches -------------------------------------------------------------------------------
+
+
+def cold(path: Path, opened: list[int]) -> str:
+    """A path that the kernel never takes from its caches (openat2(2), RESOLVE_CACHED): through a magic link."""
+    opened.append(os.open(path, getattr(os, "O_PATH", os.O_RDONLY)))
+    return f"/proc/self/fd/{opened[-1]}"
+
+
+@pytest.fixture
+def opened() -> Iterator[list[int]]:
+    fds: list[int] = []
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+async def test_what_is_not_cached_is_read_whole(ring: Any, tmp_path: Path, opened: list[int]) -> None:
+    for size in SIZES:
+        path = tmp_path / str(size)
+        path.write_bytes(pattern(size))
+        assert await read_file(cold(path, opened), ring=ring) == pattern(size)
+        evicted = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(evicted)
+            os.posix_fadvise(evicted, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(evicted)
+        assert await read_file(cold(path, opened), ring=ring) == pattern(size)
+    with pytest.raises(IsADirectoryError) as caught:
+        await read_file(cold(tmp_path, opened), ring=ring)
+    assert caught.value.filename == f"/proc/self/fd/{opened[-1]}"
+    with pytest.raises(FileNotFoundError) as missing:
+        await read_file("/proc/self/fd/1000000", ring=ring)
+    assert missing.value.filename == "/proc/self/fd/1000000"
+
+
+async def test_a_fifo_that_is_not_cached_is_read_until_its_writer_is_gone(
+    ring: Any, tmp_path: Path, opened: list[int]
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    name = cold(fifo, opened)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(pattern(200_000)))
+    writer.start()
+    assert await read_file(name, ring=ring) == pattern(200_000)
+    writer.join()
+
+
+async def test_a_cancelled_cold_read_leaves_nothing_open(ring: Any, path: Path, opened: list[int]) -> None:
+    names = [cold(path, opened) for _ in range(3)]
+    for name in names:
+        await cancelled_again_and_again(partial(read_file, name, ring=ring), 12, 6)
+        assert await read_file(name, ring=ring) == path.read_bytes()
+    found = [data async for _, data in aioring.read_files(names * 5, ring=ring)]
+    assert found == [path.read_bytes()] * 15
