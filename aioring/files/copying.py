@@ -40,6 +40,8 @@ else:
             shutil.copystat(source, target)
 
     def move(source: pathlib.Path, target: pathlib.Path) -> None:
+        if os.path.lexists(target) and os.path.samestat(os.lstat(source), os.lstat(target)):
+            raise OSError(errno.EINVAL, "Source and target are the same file", str(source), None, str(target))
         try:
             os.replace(source, target)
             return

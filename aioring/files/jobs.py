@@ -45,7 +45,8 @@ class Jobs(Generic[T]):
     def __init__(self, ring: Ring | None) -> None:
         self._ring = ring
         self._job: Handle | None = None
-        self._over = False
+        self._over = False  # nothing comes after what is ready
+        self._closed = False
         self._error: BaseException | None = None
         self._waiting: set[_Waiting] = set()
         self._here: Ring | None = None
@@ -69,6 +70,8 @@ class Jobs(Generic[T]):
         engine = here._engine  # which says what is wrong, if anything is
         await engine.loop.checkpoint()
         while True:
+            if self._closed:
+                raise StopAsyncIteration
             for item in self._next():
                 return item
             if self._error is not None:
@@ -113,7 +116,7 @@ class Jobs(Generic[T]):
 
     async def aclose(self) -> None:
         """Iterating further ends at once. What runs goes on to the end of its batch."""
-        self._over = True
+        self._closed = True
 
 
 class Batches(Jobs[T]):
@@ -159,6 +162,9 @@ class Batches(Jobs[T]):
 
     def _arrived(self, result: tuple[list[Any], BaseException | None, bool]) -> None:
         items, error, self._last = result
+        if self._closed:
+            self._steps = None
+            return
         self._ready.extend(items)
         if error is not None:
             self._error = error
@@ -167,7 +173,7 @@ class Batches(Jobs[T]):
 
     async def aclose(self) -> None:
         """Iterating further ends at once, and what is open is closed, at the latest when its batch is over."""
-        self._over = self._last = True
+        self._closed = True
         self._ready.clear()
         if self._job is None:
             self._steps = None

@@ -21,7 +21,7 @@ from typing import Any
 from . import abi
 from .statx import statx as _statx
 
-__all__ = ["all_local", "kind", "statx_here"]
+__all__ = ["all_local", "kind", "kind_of", "statx_here"]
 
 _NAMES = """
 autofs bfs binfmt_misc bpf btrfs cgroup cgroup2 configfs cramfs debugfs devpts devtmpfs efivarfs erofs exfat ext2 ext3 ext4
@@ -114,6 +114,11 @@ def kind(fd: int) -> str:
         return ""
     name = kinds.get(_unpack_dev(found, 136), "")
     return name if name in _LOCAL else ""
+
+
+def kind_of(device: int) -> str:
+    """The type of the file system that has this `st_dev`, as it was when it was last looked; "": not known."""
+    return _table.kinds.get((os.major(device), os.minor(device)), "")
 
 
 def _forget() -> None:

@@ -63,7 +63,8 @@ class AsyncioLoop:
                     # GeneratorExit: the coroutine is being closed, nobody will come back for the result.
                     if on_cancel(thing) or not isinstance(struck, CancelledError):
                         raise struck
-                    cancelled, struck = struck, None
+                    # The first is raised in the end: anyio knows its own by it.
+                    cancelled, struck = cancelled or struck, None
                 if thing.finished():
                     break
                 thing.waiter = self._loop.create_future()
@@ -118,11 +119,11 @@ class AsyncioLoop:
 async def _out_of_reach(waiter: asyncio.Future[None]) -> None:
     """Wait for what has to come first. A cancelled scope of anyio's tells its tasks so in every tick of the loop until they
     are out of it: that would take a whole core, and the GIL from the worker who is to bring about the end."""
-    anyio = sys.modules.get("anyio")
-    if anyio is None:  # then there are no such scopes
+    scope = getattr(sys.modules.get("anyio"), "CancelScope", None)
+    if scope is None:  # then nobody has any
         await waiter
     else:
-        with anyio.CancelScope(shield=True):
+        with scope(shield=True):
             await waiter
 
 
