@@ -220,7 +220,7 @@ class Seen:
         if flags & _TMPFILE:
             return Effect(flags=flags, fresh=True)
         path = _absolute(handle.fd, handle.name)
-        entry, there = self._entry(path if flags & os.O_EXCL else os.path.realpath(path))
+        entry, there = self._entry(_parent_real(path) if flags & os.O_EXCL else os.path.realpath(path))
         return Effect(entry=entry, flags=flags, fresh=not there)
 
     def _data(self, handle: Handle, chain: tuple[int, int] | None) -> Effect | None:
@@ -275,12 +275,14 @@ class Seen:
                 path = _parent_real(_absolute(handle.fd, handle.name))
                 status = os.lstat(path)
                 self.folders.setdefault((status.st_dev, status.st_ino), path)
+            elif handle.operation.name == "symlink":
+                status = os.lstat(_parent_real(_absolute(handle.fd, handle.name2)))
             else:
                 return None
         except OSError:
             return None
         identity = (status.st_dev, status.st_ino)
-        if identity not in self.files or handle.operation.name == "mkdir":
+        if identity not in self.files or handle.operation.name != "open":
             self._made.add(identity)
         return Effect(file=identity)
 

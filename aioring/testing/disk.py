@@ -17,6 +17,7 @@ Systems Are Not Created Equal", OSDI 2014):
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,10 +85,12 @@ class Change:
     data: bytes = b""
     length: int = 0  # where there is no data: how far
     names: dict[tuple[Node, bytes], Node | None] = field(default_factory=dict)
-    complete: bool = False
+    over: int | None = None  # the step at which it was complete
+    append: bool = False  # its place is the end, which is known when it is complete
     durable: bool = False
     forsaken: bool = False  # an fsync that was to cover it failed
     sync: bool = False  # O_SYNC
+    grows: bool = False  # a zeroed range, past the end too
     chain: tuple[int, int] | None = None
     unsynced: set[Node] = field(default_factory=set)  # folders
 
@@ -104,6 +107,8 @@ class Change:
                 del image[self.length :]
             image.extend(bytes(self.length - len(image)))
         elif self.what == "zero":
+            if self.grows:
+                image.extend(bytes(max(0, end - len(image))))
             upto = min(end, len(image))
             image[self.offset : upto] = bytes(max(0, upto - self.offset))
         elif self.what == "grow":
@@ -150,8 +155,22 @@ class Replay:
         self._ids: dict[Identity, Node] = {}
         self._flying: dict[int, list[Change]] = {}  # by number
         self._fsyncs: dict[int, tuple[Node, list[Change]]] = {}
+        self._ends = self._outcomes()
         self._base()
         self.root = self._find_root()
+
+    def _outcomes(self) -> dict[int, Event]:
+        """By the step of each submission: how it ended. What fails never happens; which file an open led to is known only
+        by this, where several go on at once."""
+        ends: dict[int, Event] = {}
+        open_: dict[int, list[int]] = {}
+        for step, event in enumerate(self.trace):
+            if event.what == "submitted":
+                open_.setdefault(event.number, []).append(step)
+            elif event.what == "completed":
+                for begun in open_.pop(event.number, ()):
+                    ends[begun] = event
+        return ends
 
     def _base(self) -> None:
         seen = self.trace.seen
@@ -187,7 +206,8 @@ class Replay:
             if not paths:
                 return Node("folder", path="/")
             wanted = os.path.commonpath(paths)
-        return next(self._ids[identity] for identity, path in seen.folders.items() if path == wanted)
+        found = (self._ids[identity] for identity, path in seen.folders.items() if path == wanted)
+        return next(found, None) or Node("folder", path=wanted)
 
     # --- going on -----------------------------------------------------------------------------------------------------
 
@@ -209,7 +229,11 @@ class Replay:
         names = dict(self.names)
         for change in self.pending:
             if change.names and (change.durable or change in kept):
-                names.update(change.names)
+                for entry, node in change.names.items():
+                    if node is not None and node.kind == "folder":  # which has one name
+                        for old in [other for other, named in names.items() if named is node]:
+                            del names[old]
+                    names[entry] = node
         return names
 
     def _apply(self, step: int, event: Event) -> bool:
@@ -224,7 +248,7 @@ class Replay:
                 self._flying[event.number] = made = self._changes(step, event, event.effect)
                 return bool(made)
         elif event.what == "completed":
-            return self._completed(event)
+            return self._completed(step, event)
         elif event.what not in ("staged", "cancelled"):
             self.notes.append(event)
             return True
@@ -240,10 +264,10 @@ class Replay:
             )
 
         if node.kind == "folder":
-            return [c for c in self.pending if node in c.unsynced and c.complete and not c.forsaken]
-        return [c for c in self.pending if c.node is node and (c.complete or linked(c)) and not c.forsaken]
+            return [c for c in self.pending if node in c.unsynced and c.over is not None and not c.forsaken]
+        return [c for c in self.pending if c.node is node and (c.over is not None or linked(c)) and not c.forsaken]
 
-    def _completed(self, event: Event) -> bool:
+    def _completed(self, step: int, event: Event) -> bool:
         res = 0 if event.res is None else event.res
         if event.number in self._fsyncs:
             node, covered = self._fsyncs.pop(event.number)
@@ -257,35 +281,29 @@ class Replay:
             if self.disk.names == "ordered":
                 last = max((i for i, c in enumerate(self.pending) if c.names and c.durable), default=-1)
                 for change in self.pending[: last + 1]:
-                    change.durable = change.durable or bool(change.names)
+                    change.durable = change.durable or bool(change.names and change.over is not None)
             self._fold()
             return bool(covered) and res >= 0
         changes = self._flying.pop(event.number, [])
         moved = False
         for change in changes:
-            change.complete = True
-            if res < 0:
+            change.over = step
+            if res == -errno.EIO and change.node is not None:
+                change.forsaken = True  # it, or some of it, may be there all the same
+            elif res < 0:
                 self._drop(change)
                 moved = True
             elif change.what == "write":
-                if res < len(change.data):
+                if change.append and change.node is not None:
+                    change.offset = change.node.size
+                if res < len(change.data) or change.append:
                     change.data = change.data[:res]
                     self._measure(change.node)
                     moved = True
                 change.durable = change.sync
                 moved = moved or change.sync
-        if event.effect is not None and event.effect.file is not None:
-            self._bind(event.effect.file, changes)
         self._fold()
         return moved
-
-    def _bind(self, identity: Identity, changes: list[Change]) -> None:
-        """Now it is known which inode that is."""
-        for change in changes:
-            if change.what in ("open", "create", "mkdir"):
-                for node in (change.node, *change.names.values()):
-                    if node is not None:
-                        self._ids[identity] = node
 
     def _drop(self, change: Change) -> None:
         """It has not happened."""
@@ -301,7 +319,11 @@ class Replay:
 
     def _measure(self, node: Node | None) -> None:
         if node is not None:
-            node.size = len(node.image(dict.fromkeys(node.changes, True), self.disk.sector))
+            placed = [c for c in node.changes if not c.append or c.over is not None]
+            node.size = len(node.image(dict.fromkeys(placed, True), self.disk.sector))
+            for change in node.changes:
+                if change.append and change.over is None:
+                    change.offset = node.size
 
     def _fold(self) -> None:
         """What is durable, and has nothing before it that is not, is simply what is there."""
@@ -329,6 +351,9 @@ class Replay:
     # --- what an operation changes ------------------------------------------------------------------------------------
 
     def _changes(self, step: int, event: Event, effect: Effect) -> list[Change]:
+        end = self._ends.get(step)
+        if end is not None and end.res is not None and end.res < 0 and end.res != -errno.EIO:
+            return []  # it has not happened (of what fails with EIO a part may have)
         made = self._on_data(step, event, effect) if event.operation in _DATA else self._on_names(step, event, effect)
         for change in made:
             if change.what == "create":
@@ -356,34 +381,38 @@ class Replay:
             change.what = "zero" if mode & (_PUNCH_HOLE | _ZERO_RANGE) else "grow"
             if mode == _KEEP_SIZE:
                 return []
-            if not mode & _KEEP_SIZE:
+            change.grows = not mode & _KEEP_SIZE
+            if change.grows:
                 node.size = max(node.size, change.offset + change.length)
         else:
-            change.data = effect.data
-            change.offset = node.size if effect.offset < 0 else effect.offset
-            node.size = max(node.size, change.offset + len(effect.data))
             if not effect.data:
                 return []
+            change.data, change.append = effect.data, effect.offset < 0
+            change.offset = node.size if change.append else effect.offset
+            if not change.append:
+                node.size = max(node.size, change.offset + len(effect.data))
         return [change]
 
     def _on_names(self, step: int, event: Event, effect: Effect) -> list[Change]:
         what, number = event.operation, event.number
+        end = self._ends.get(step)
+        if end is not None and end.res is not None and end.res < 0:
+            return []  # a name is changed or it is not
+        came_of_it = None if end is None or end.effect is None else end.effect.file
         if what == "open":
-            return self._on_open(step, number, effect)
+            return self._on_open(step, number, effect, came_of_it)
         entry = None if effect.entry is None else self._entry(effect.entry)
         entry2 = None if effect.entry2 is None else self._entry(effect.entry2)
         new: Node | None
         if what in ("unlink", "rmdir"):
             assert entry is not None
             return [] if self.latest.get(entry) is None else [Change(step, number, what, names={entry: None})]
-        target = entry if entry2 is None else entry2
-        assert target is not None
-        if self.latest.get(target) is not None and what != "rename":
-            return []  # EEXIST
         if what in ("mkdir", "symlink"):
             assert entry is not None
             new = Node("folder" if what == "mkdir" else "link", effect.data)
             new.path = os.path.join(entry[0].path, os.fsdecode(entry[1]))
+            if came_of_it is not None:
+                self._ids[came_of_it] = new
             return [Change(step, number, what, names={entry: new})]
         assert entry2 is not None
         path = os.path.join(entry2[0].path, os.fsdecode(entry2[1]))
@@ -399,17 +428,22 @@ class Replay:
             return []  # rename(2): two names of one file, nothing is done
         return [Change(step, number, what, names={entry: None, entry2: new})]
 
-    def _on_open(self, step: int, number: int, effect: Effect) -> list[Change]:
+    def _on_open(self, step: int, number: int, effect: Effect, came_of_it: Identity | None) -> list[Change]:
         entry = None if effect.entry is None else self._entry(effect.entry)
         there = None if entry is None else self.latest.get(entry)
-        if there is not None:
+        known = None if came_of_it is None else self._ids.get(came_of_it)
+        if there is None and known is not None and not effect.fresh:
+            there = known  # its name is being changed by another
+        if there is not None and (came_of_it is None or known is there):
             if not effect.flags & os.O_TRUNC or effect.flags & os.O_EXCL:
                 return []
             there.size = 0
             return [Change(step, number, "truncate", there)]
-        if not effect.fresh:
+        if not effect.fresh and not effect.flags & os.O_CREAT:
             return []
         new = Node("file")
+        if came_of_it is not None:
+            self._ids[came_of_it] = new
         if entry is None:
             return [Change(step, number, "create", new)]
         new.path = os.path.join(entry[0].path, os.fsdecode(entry[1]))

@@ -191,15 +191,14 @@ def _torn(change: Change, disk: Disk, chance: random.Random) -> Iterator[Kept]:
 
 
 def _in_order(choice: Choice, loose: list[Change], disk: Disk) -> Choice:
-    """Where a journal keeps names in order, none comes before those that were asked for before it."""
+    """Where a journal keeps names in order, none comes before those that were complete before it was asked for."""
     if disk.names == "any":
         return choice
-    gap = False
+    lost = [c for c in loose if c.names and c not in choice]
     for change in loose:
-        if change.names:
-            gap = gap or change not in choice
-            if gap:
-                choice.pop(change, None)
+        if change.names and any(other.over is not None and other.over < change.step for other in lost):
+            choice.pop(change, None)
+            lost.append(change)
     return choice
 
 

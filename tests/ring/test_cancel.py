@@ -955,3 +955,24 @@ async def test_a_cancel_that_has_to_wait_takes_no_time_of_the_processor(
         assert not one.done
         assert time.process_time() - begun < 0.1
         method.let_go()
+
+
+def test_a_timeout_of_asyncio_inside_a_cancelled_scope_of_anyio() -> None:
+    """Both cancel who waits for what has to come first; each knows its own again."""
+
+    async def main() -> None:
+        async with aioring.Ring() as ring:
+            task = asyncio.current_task()
+            assert task is not None
+            with anyio.move_on_after(0.01) as scope:
+                async with asyncio.timeout(0.02):
+                    await ring._run_out(time.sleep, 0.05)
+            assert scope.cancelled_caught
+            assert task.cancelling() == 0
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    with anyio.move_on_after(0.02):
+                        await ring._run_out(time.sleep, 0.05)
+            assert task.cancelling() == 0
+
+    asyncio.run(main())

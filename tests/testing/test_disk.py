@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -243,6 +244,145 @@ def test_appends_come_behind_each_other_wherever_they_were_told_to_go(tmp_path: 
     cuts = at_the_end(cuts_of(program, tmp_path))
     assert [cut.files["file"] for cut in cuts if not cut.lost] == [b"abcd"]
     assert b"a\0cd" in seen(cuts)
+
+
+# --- several at once, and what fails ----------------------------------------------------------------------------------
+
+
+async def _lock(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+    async def one(name: str) -> None:
+        try:
+            fd = await ring.open(folder / "lock", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return
+        await ring.write(fd, 0, name.encode())
+        await ring.fsync(fd)
+        await ring.close(fd)
+        above = await opened(ring, folder, os.O_RDONLY)
+        await ring.fsync(above)
+        await ring.close(above)
+        trace.note("has it", name)
+
+    await asyncio.gather(one("a"), one("b"))
+
+
+@pytest.mark.parametrize("method", ["worker", *range(12)])
+def test_of_two_that_make_a_file_at_once_one_does(method: Any, tmp_path: Path) -> None:
+    cuts = cuts_of(_lock, tmp_path, method=method)
+    (owner,) = cuts[-1].noted("has it")
+    assert seen(at_the_end(cuts), "lock") == {owner.encode()} == {(tmp_path / "lock").read_bytes()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_of_two_that_open_one_log_at_once_both_write_to_it(seed: int, tmp_path: Path) -> None:
+    async def program(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        async def one(data: bytes) -> None:
+            fd = await opened(ring, folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            await ring.write(fd, 0, data)
+            await ring.close(fd)
+
+        await asyncio.gather(one(b"aaa"), one(b"bb"))
+
+    (last,) = [cut for cut in at_the_end(cuts_of(program, tmp_path, method=seed)) if not cut.lost]
+    assert sorted(last.files["log"]) == sorted(b"aaabb") == sorted((tmp_path / "log").read_bytes())
+
+
+def test_what_fails_never_happens(tmp_path: Path) -> None:
+    async def program(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        for failing in (
+            ring.rmdir(folder / "full"), ring.unlink(folder / "full"), ring.rename(folder / "file", folder / "full"),
+            ring.link(folder / "file", folder / "full"), ring.mkdir(folder / "file"), ring.unlink(folder / "missing"),
+        ):  # fmt: skip
+            with pytest.raises(OSError):
+                await failing
+
+    (tmp_path / "full").mkdir()
+    for path in (tmp_path / "full" / "kept", tmp_path / "file"):
+        path.write_bytes(b"x")
+    for method in ("worker", "io_uring", 1):
+        cuts = cuts_of(program, tmp_path, method=method)
+        assert {tuple(sorted(cut.files)) for cut in cuts} == {("file", "full/kept")}
+
+
+def test_a_write_that_failed_for_good_may_be_there_in_part(tmp_path: Path) -> None:
+    async def program(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        fd = await opened(ring, folder / "file")
+        for code in (errno.EIO, errno.ENOSPC):
+            with pytest.raises(OSError) as caught:
+                await ring.write(fd, 0, b"new%d" % code)
+            assert caught.value.errno == code
+            await ring.fsync(fd)
+        await ring.close(fd)
+
+    (tmp_path / "file").write_bytes(b"old")
+    trace = Trace(tmp_path)
+    faults = {("write", 1): errno.EIO, ("write", 2): errno.ENOSPC}
+
+    async def main() -> None:
+        async with aioring.Ring(method=Scripted(1, trace=trace, short=0, soft=0, faults=faults)) as ring:
+            await program(ring, trace, tmp_path)
+        trace.note("end")
+
+    asyncio.run(main())
+    assert seen(at_the_end(list(power_cuts(trace)))) >= {b"old", b"new5"}
+    assert b"new28" not in seen(list(power_cuts(trace)))  # nothing was written where there was no room
+
+
+def test_a_folder_has_one_name(tmp_path: Path) -> None:
+    async def program(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        await ring.rename(folder / "z" / "a", folder / "m" / "b")
+        await ring.rename(folder / "m" / "b", folder / "m" / "c")
+        fd = await opened(ring, folder / "m", os.O_RDONLY)
+        await ring.fsync(fd)
+        await ring.close(fd)
+
+    for name in ("m", "z/a"):
+        (tmp_path / name).mkdir(parents=True)
+    for cut in cuts_of(program, tmp_path):
+        assert len([name for name in cut.folders if "/" in name]) == 1
+        assert not cut.noted("end") or "m/c" in cut.folders
+
+
+def test_a_journal_orders_what_came_one_after_the_other_and_nothing_else(tmp_path: Path) -> None:
+    async def program(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        async def one() -> None:
+            await ring.rename(folder / "b", folder / "b2")
+            await ring.fsync(fd)
+            trace.note("b")
+
+        fd = await opened(ring, folder, os.O_RDONLY)
+        await asyncio.gather(ring.rename(folder / "a", folder / "a2"), one())
+        await ring.close(fd)
+
+    states = set()
+    for seed in range(30):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        for name in "ab":
+            (folder / name).touch()
+        for cut in cuts_of(program, folder, Disk(names="ordered"), seed):
+            states.add(("a2" in cut.files, "b2" in cut.files, bool(cut.noted("b"))))
+    assert (False, True, True) in states  # b's is promised, a's is under way
+    assert (True, False, False) in states
+    assert not [state for state in states if state[2] and not state[1]]
+
+
+def test_paths_are_told_whatever_they_look_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "lnk").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    trace = Trace()
+
+    async def main() -> None:
+        async with aioring.Ring(method=Recording("sync", trace), page_cache_first=False) as ring:
+            for name in ("./x", "real/../y", "lnk/z"):
+                await ring.close(await ring.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+            await ring.symlink("real/z", "s")
+            await ring.link("s", "s2", follow_symlinks=False)
+
+    asyncio.run(main())
+    last = [cut for cut in power_cuts(trace) if not cut.lost][-1]
+    assert (sorted(last.files), sorted(last.links)) == (["real/z", "x", "y"], ["s", "s2"])
 
 
 # --- against the real folder ------------------------------------------------------------------------------------------
