@@ -19,6 +19,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Work:
         self.cold_paths = [str(folder / "cold" / f"{i}") for i in range(COLD)]
         self.large = str(folder / "large")
         self.tree = str(folder / "tree")
-        self.stalls = 0.0
+        self.threads: ThreadPoolExecutor | None = None
         self.read: Callable[[str], Awaitable[bytes]] = getattr(self, "_" + name.replace("-", "_"), self._built_in)
         if name in ("aiofiles", "py-asyncfiles", "urio"):
             opener = importlib.import_module({"py-asyncfiles": "asyncfiles"}.get(name, name)).open
@@ -151,7 +152,11 @@ class Work:
         if self.name == "aioring":
             write = functools.partial(importlib.import_module("aioring").write_file, durable=True)
         else:
-            write = functools.partial(asyncio.to_thread, plain_durable)
+            loop = asyncio.get_running_loop()
+            self.threads = self.threads or ThreadPoolExecutor(
+                32
+            )  # more than asyncio's own on few cores: the best of it
+            write = functools.partial(loop.run_in_executor, self.threads, plain_durable)
         folder = self.folder / f"durable by {self.name}"
         folder.mkdir(exist_ok=True)
 
@@ -184,7 +189,7 @@ class Work:
         return [await self.read(path) for path in paths] == [plain_read(path) for path in paths]
 
     async def check_durable(self) -> bool:
-        await self.durable(0.01)
+        await self.durable(0.3)
         written = list((self.folder / f"durable by {self.name}").iterdir())
         return len(written) == 64 and all(len(plain_read(str(path))) == DURABLE for path in written)
 

@@ -81,6 +81,7 @@ async def read_there(ring: Ring, name: Any, tried: int, room: Callable[[int], Aw
     fd = await ring._open_cold(name, _FLAGS) if tried == TRIED else tried
     size = at_once.small_size(fd) if fd >= 0 else 0
     if size:
+        data = b""
         try:
             if room is not None:
                 await room(size)
