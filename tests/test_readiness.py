@@ -495,7 +495,7 @@ async def test_a_cancelled_read_loses_no_byte_whenever_it_is_cancelled(
                 assert got == b"abc", (write_at, cancel_at, cancel_first)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_a_stream_read_under_random_cancels_arrives_whole(
     ring: aioring.Ring, channel: tuple[int, int], seed: int
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 import aioring
-from tests.conftest import LOOPS, METHODS, pattern
+from tests.conftest import LOOPS, pattern
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return LOOPS[request.param]
 
 
-@pytest.fixture(params=[(method, True) for method in METHODS], ids=METHODS)
+@pytest.fixture(params=[(method, True) for method in ("io_uring", "worker", "sync")])
 def combination(request: pytest.FixtureRequest) -> Any:
     return request.param
 

@@ -27,7 +27,7 @@ from tests.harness import SOON, Held, all_over, begin, ticks
 async def test_writes_of_many_tasks_land_in_the_order_in_which_they_were_made(
     ring: Any, path: Path, mode: str, buffering: int
 ) -> None:
-    parts = [b"%d," % i for i in range(300)]
+    parts = [b"%d," % i for i in range(150)]
     path.write_bytes(b"")
     async with aopen(path, mode, buffering, ring=ring) as file:
 

@@ -623,3 +623,46 @@ async def test_a_cancelled_cold_read_leaves_nothing_open(ring: Any, path: Path, 
         assert await read_file(name, ring=ring) == path.read_bytes()
     found = [data async for _, data in aioring.read_files(names * 5, ring=ring)]
     assert found == [path.read_bytes()] * 15
+
+
+async def test_who_shares_an_fsync_of_the_folder_shares_its_failure(anyio_backend: Any, tmp_path: Path) -> None:
+    """And whoever comes after that has one of its own."""
+    faults = {("fsync", number): errno.EIO for number in (2, 4)}  # 1 and 3 are of the first two files
+    async with aioring.Ring(method=Scripted(1, short=0, soft=0, delay=0, faults=faults), depth=1) as ring:
+        failed = []
+
+        async def one(name: str) -> None:
+            try:
+                await write_file(tmp_path / name, b"x", durable=True, ring=ring)
+            except OSError as error:
+                failed.append((error.errno, os.fspath(error.filename)))
+
+        async with anyio.create_task_group() as group:
+            for name in "abcdef":
+                group.start_soon(one, name)
+        assert failed
+        assert {code for code, _ in failed} == {errno.EIO}
+        assert await write_file(tmp_path / "later", b"x", durable=True, ring=ring) == 1
+    assert len(os.listdir(tmp_path)) == 7
+
+
+async def test_a_link_is_followed_and_its_folder_synced(ring: Any, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")
+    for data in (NEW, OLD):
+        assert await write_file(tmp_path / "link", data, durable=True, ring=ring) == len(data)
+        assert (tmp_path / "there" / "file").read_bytes() == data
+    assert (tmp_path / "link").is_symlink()
+    await append_file(tmp_path / "link", b"more", durable=True, ring=ring)
+    assert (tmp_path / "there" / "file").read_bytes() == OLD + b"more"
+
+
+async def test_what_is_no_regular_file_is_written_too(ring: Any, tmp_path: Path) -> None:
+    assert await write_file(os.devnull, NEW, ring=ring) == len(NEW)
+    os.mkfifo(tmp_path / "fifo")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "fifo").read_bytes()))
+    reader.start()
+    assert await write_file(tmp_path / "fifo", NEW * 20, ring=ring) == len(NEW) * 20
+    reader.join()
+    assert read == [NEW * 20]

@@ -362,3 +362,21 @@ def test_a_method_that_keeps_no_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'any' or 'ordered'"):
         Disk(names="some")  # type: ignore[arg-type]
     assert Recording(Sync(), Trace()).name == "sync"
+
+
+@pytest.mark.parametrize("method", [*REAL, *range(6)])
+def test_writers_who_share_the_fsync_of_a_folder_all_keep_their_files(method: str | int, tmp_path: Path) -> None:
+    async def together(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        async def one(number: int) -> None:
+            await write_file(folder / f"{number}", b"%d" % number * 300, durable=True, ring=ring)
+            trace.note("ack", number)
+
+        await asyncio.gather(*map(one, range(12)))
+
+    def kept(folder: Path, cut: Cut) -> None:
+        for number in cut.noted("ack"):
+            assert (folder / f"{number}").read_bytes() == b"%d" % number * 300
+
+    trace = record(together, tmp_path, method)
+    assert trace.count("submitted", "fsync") - 12 < 8  # of the folder
+    assert check(trace, Disk(samples=1), kept) > 20
