@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -25,9 +24,10 @@ from anyio import CancelScope
 
 from ..errors import RingClosedError, os_error
 from ..ring import Ring
+from .put import Pieces
 from .ring_io import close_fd
 
-__all__ = ["replace", "sync_folder_of"]
+__all__ = ["replace"]
 
 _O_TMPFILE = getattr(os, "O_TMPFILE", 0)
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # open(2): the file system, an old kernel
@@ -52,7 +52,7 @@ class _Source(Exception):
         self.error = error
 
 
-async def replace(ring: Ring, path: Any, pieces: AsyncIterator[memoryview], durable: bool, mode: int | None) -> int:
+async def replace(ring: Ring, path: Any, pieces: Pieces, durable: bool, mode: int | None) -> int:
     plan = await ring.run(_plan, path)
     try:
         return await _replace(ring, plan, pieces, durable, mode)
@@ -64,14 +64,14 @@ async def replace(ring: Ring, path: Any, pieces: AsyncIterator[memoryview], dura
         raise source.error from source.error.__cause__
 
 
-async def _next(pieces: AsyncIterator[memoryview]) -> memoryview | None:
+async def _next(pieces: Pieces) -> memoryview | None:
     try:
         return await anext(pieces, None)
     except OSError as error:
         raise _Source(error) from None
 
 
-async def _replace(ring: Ring, plan: _Plan, pieces: AsyncIterator[memoryview], durable: bool, mode: int | None) -> int:
+async def _replace(ring: Ring, plan: _Plan, pieces: Pieces, durable: bool, mode: int | None) -> int:
     fd, name = await _make(ring, plan)
     folder, size = -1, 0
     try:
@@ -150,24 +150,7 @@ def _new_name(plan: _Plan) -> Any:
     return os.path.join(plan.folder, os.fsencode(name) if isinstance(plan.folder, bytes) else name)
 
 
-async def sync_folder_of(ring: Ring, path: Any) -> None:
-    """Make what was done to a name durable."""
-    folder = await ring.run(_folder_of, path)
-    fd = await ring.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        await ring.fsync(fd)
-    except OSError as error:
-        error.filename = folder
-        raise
-    finally:
-        await close_fd(ring, fd)
-
-
 # --- on a worker ------------------------------------------------------------------------------------------------------
-
-
-def _folder_of(path: Any) -> Any:
-    return os.path.dirname(os.path.realpath(path))
 
 
 def _plan(path: Any) -> _Plan:

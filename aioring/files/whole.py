@@ -11,21 +11,20 @@ import io
 import os
 import sys
 from asyncio.events import _get_running_loop
-from collections.abc import AsyncIterator, Awaitable, Callable
-from inspect import isasyncgen
+from collections.abc import Awaitable, Callable
 from os import PathLike
 from time import perf_counter
-from typing import Any, Self
+from typing import Any
 
-from ..buffers import lent_bytes
 from ..kernel import at_once
 from ..ring import Ring, define, get_ring
 from ..ring.page_cache import NEVER
 from . import modes
-from .atomic import replace, sync_folder_of
+from .atomic import replace
 from .binary import RawFile
 from .here import NOT_TRIED, TRIED, Kinds
 from .opening import open_file
+from .put import Pieces, bytes_of, named, put
 from .raw import KIND, REGULAR
 from .ring_io import close_fd
 from .textual import resolve, resolved
@@ -213,10 +212,10 @@ async def write_file(
         RingClosedError, WrongLoopError: as `read_file`.
     """
     here = get_ring() if ring is None else ring
-    name, pieces = os.fspath(path), _Pieces(data)
+    name, pieces = os.fspath(path), Pieces(data)
     try:
         if not atomic:
-            return await _put(here, name, "wb", pieces, durable, mode)
+            return await put(here, name, "wb", pieces, durable, mode)
         sys.audit("open", name, "wb", modes.parse("wb").flags)
         return await replace(here, name, pieces, durable, mode)
     finally:
@@ -232,83 +231,4 @@ async def append_file(
     disk that gets full, is continued.) `durable`, `mode` and errors as `write_file`; cancelled, a part may be there.
     """
     here = get_ring() if ring is None else ring
-    return await _put(here, os.fspath(path), "ab", _Pieces(_bytes_of(data)), durable, mode)
-
-
-async def _put(
-    ring: Ring, name: Any, how: str, pieces: AsyncIterator[memoryview], durable: bool, mode: int | None
-) -> int:
-    opener = None if mode is None else _opener(mode)
-    file: Any = await open_file(ring, _KINDS, NOT_TRIED, name, how, 0, None, None, None, True, opener)
-    try:
-        size = 0
-        async for view in pieces:  # (an OSError of its own is no news of this file)
-            try:
-                done = 0
-                while done < len(view):
-                    done += await file.write(view[done:])
-            except OSError as error:
-                raise named(error, name) from None
-            size += done
-        if durable:
-            try:
-                await ring.fsync(file.fileno())
-            except OSError as error:
-                raise named(error, name) from None
-    finally:
-        await file.close()
-    if durable:
-        await sync_folder_of(ring, name)
-    return size
-
-
-def _opener(mode: int) -> Any:
-    def opener(path: Any, flags: int) -> int:
-        fd = os.open(path, flags, mode)
-        try:
-            os.fchmod(fd, mode)
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
-
-    return opener
-
-
-class _Pieces:
-    """What is to be written, a view at a time. (No async generator: trio warns of those that are left early.)"""
-
-    def __init__(self, data: Any) -> None:
-        self._source = aiter(data) if hasattr(data, "__aiter__") else None
-        self._view = None if self._source is not None else _bytes_of(data)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> memoryview:
-        if self._source is not None:
-            return _bytes_of(await anext(self._source))
-        view, self._view = self._view, None
-        if view is None:
-            raise StopAsyncIteration
-        return view
-
-    async def aclose(self) -> None:
-        """End a generator that was not run to its end; nobody else has it."""
-        if isasyncgen(self._source):
-            await self._source.aclose()
-
-
-def _bytes_of(data: Any) -> memoryview:
-    if isinstance(data, str):
-        raise TypeError(
-            "a bytes-like object is required, not 'str': encode it, or write it with `aioring.open(path, 'w')`"
-        )
-    return lent_bytes(data)
-
-
-def named(error: OSError, name: Any) -> OSError:
-    """The same with the file name, where what failed knew but an fd."""
-    if error.filename is None:
-        error.filename = name
-    return error
+    return await put(here, os.fspath(path), "ab", Pieces(bytes_of(data)), durable, mode)

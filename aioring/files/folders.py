@@ -1,0 +1,126 @@
+"""Making names durable: one fsync(2) of a folder for all who wait for one.
+
+It serves those whose names were there when it was submitted (fsync(2) says nothing of what comes later), so who comes while
+one runs has the next, together with all others who came meanwhile: PostgreSQL's rule for its log (xlog.c, XLogFlush).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from ..errors import RingClosedError
+from ..ring import Ring
+from .ring_io import close_fd
+
+__all__ = ["folder_of", "sync_folder"]
+
+
+class _Batch:
+    """One fsync, and who waits for it."""
+
+    def __init__(self) -> None:
+        self.waiting: set[_Waiting] = set()
+        self.over = False
+        self.error: BaseException | None = None
+
+
+class _Waiting:
+    __slots__ = ("batch", "waiter")
+
+    def __init__(self, batch: _Batch) -> None:
+        self.batch = batch
+        self.waiter: Any = None
+
+    def finished(self) -> bool:
+        return self.batch.over
+
+
+class _Folder:
+    """`running` has been submitted, or may have been; `next` has not."""
+
+    def __init__(self, ring: Ring, path: str) -> None:
+        self.loop = ring._engine.loop
+        self.path = path
+        self.running: _Batch | None = None
+        self.next: _Batch | None = None
+
+    def join(self, ring: Ring) -> _Batch:
+        if self.running is None:
+            self.running = batch = _Batch()
+            self.begin(ring)
+        else:
+            if self.next is None:
+                self.next = _Batch()
+            batch = self.next
+        return batch
+
+    def begin(self, ring: Ring) -> None:
+        self.loop.spawn(partial(_sync, ring, self.path), partial(self.ended, ring))
+
+    def ended(self, ring: Ring, value: object, error: BaseException | None) -> None:
+        batch, self.running, self.next = self.running, self.next, None
+        assert batch is not None
+        if value is None and error is None:
+            error = RingClosedError("the loop ended before this was done: fsync of a folder")
+        batch.over, batch.error = True, error
+        for waiting in batch.waiting:
+            if waiting.waiter is not None:
+                self.loop.wake(waiting.waiter)
+        if self.running is not None:
+            self.begin(ring)
+        else:
+            _folders.get(ring, {}).pop(self.path, None)
+
+
+_folders: WeakKeyDictionary[Ring, dict[str, _Folder]] = WeakKeyDictionary()
+
+
+async def sync_folder(ring: Ring, path: Any) -> None:
+    """Return when all names that are in the folder now are on the disk. Cancelling returns at once.
+
+    Raises:
+        OSError: as open(2) and fsync(2), with the folder's name: what is on the disk is not known.
+        RingClosedError, WrongLoopError: as every operation of a ring.
+    """
+    engine, key = ring._engine, _key(path)
+    await engine.loop.checkpoint()
+    folders = _folders.setdefault(ring, {})
+    folder = folders.get(key)
+    if folder is None:
+        folder = folders[key] = _Folder(ring, key)
+    batch = folder.join(ring)
+    waiting = _Waiting(batch)
+    batch.waiting.add(waiting)
+    try:
+        await engine.loop.park(waiting, lambda _: True)
+    finally:
+        batch.waiting.discard(waiting)
+    error = batch.error
+    try:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, path)  # each has its own: it is raised in many places
+        if error is not None:
+            raise error.with_traceback(None)
+    finally:
+        del error
+
+
+def _key(path: Any) -> str:
+    return os.path.abspath(os.fsdecode(path))  # (asks for the current folder at most)
+
+
+async def _sync(ring: Ring, path: str) -> bool:
+    fd = await ring.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        await ring.fsync(fd)
+    finally:
+        await close_fd(ring, fd)
+    return True
+
+
+def folder_of(path: Any) -> Any:
+    """On a worker: where the name of the file is that `path` leads to."""
+    return os.path.dirname(os.path.realpath(path))
