@@ -295,8 +295,8 @@ class Methods(Lexical):
         encoded = io.BytesIO()
         text = io.TextIOWrapper(encoded, encoding, errors, newline)
         text.write(data)
-        text.flush()
-        await write_file(self._str, encoded.getbuffer(), ring=self._ring)
+        text.detach()
+        await write_file(self._str, encoded.getvalue(), ring=self._ring)
         return len(data)
 
     # --- copying ------------------------------------------------------------------------------------------------------

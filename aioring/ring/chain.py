@@ -69,6 +69,12 @@ class ChainBuilder:
         except BaseException:
             chain.cancel()  # which was done already, but after KeyboardInterrupt
             raise
+        finally:
+            for link in links:
+                if link.state == COMPLETE and link.operation.settles:
+                    # Chain and links hold each other until the garbage is collected: the caller's memory must not be held
+                    # so long (a bytearray that is lent cannot grow). COMPLETE: the kernel is done with it (invariant 1).
+                    link.view = link.views = None
         for link in links:
             if link.res < 0 or link.exception is not None:
                 engine.take(link)

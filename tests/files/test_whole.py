@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import errno
+import gc
 import os
 import socket
 import stat
@@ -666,3 +667,16 @@ async def test_what_is_no_regular_file_is_written_too(ring: Any, tmp_path: Path)
     assert await write_file(tmp_path / "fifo", NEW * 20, ring=ring) == len(NEW) * 20
     reader.join()
     assert read == [NEW * 20]
+
+
+async def test_what_was_written_is_the_callers_again(ring: Any, tmp_path: Path) -> None:
+    gc.disable()
+    try:
+        for options in ({}, {"durable": True}, {"atomic": True}):
+            data = bytearray(NEW)
+            assert await write_file(tmp_path / "file", data, ring=ring, **options) == len(NEW)
+            data += b"a bytearray that is lent cannot grow"
+            assert await append_file(tmp_path / "file", data, ring=ring) == len(data)
+            data.clear()
+    finally:
+        gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 from pathlib import Path
 
@@ -180,3 +181,22 @@ async def test_a_batch_that_raises_still_submits_what_was_staged(ring: aioring.R
         read = ring.start_read(fd, 0, 4)
         raise KeyError
     assert await read == (0).to_bytes(4, "little")
+
+
+async def test_memory_that_was_lent_to_a_chain_is_free_when_it_is_over(ring: aioring.Ring, fd: int) -> None:
+    gc.disable()
+    try:
+        written, filled = bytearray(b"written"), bytearray(100)
+        async with ring.chain() as chain:
+            put = chain.write(fd, 0, written)
+            got = chain.readinto(fd, 0, filled)
+        written += b"a bytearray that is lent cannot grow"
+        filled.clear()
+        assert (await put, await got) == (7, 100)
+        with pytest.raises(OSError):
+            async with ring.chain() as chain:
+                chain.write(-1 & 0xFFFF, 0, written)
+                chain.write(fd, 0, written)
+        written.clear()
+    finally:
+        gc.enable()
