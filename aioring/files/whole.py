@@ -1,8 +1,8 @@
 """Whole files in one call: `read_file`, `read_text`, `write_file`, `append_file`.
 
-A small file whose path and bytes are in memory is had by four calls that never wait (openat2, statx, preadv2, close), in a
-straight line and without a file object; all else goes through `aioring.open`'s raw file, and what replaces a file in one
-step through `atomic.py`.
+A small file whose path and bytes are in memory is had by four calls that never wait (openat2, statx, preadv2, close), one
+whose are not by two trips (`read_there`), both in a straight line and without a file object; all else goes through
+`aioring.open`'s raw file. Writing is done in `put.py`, and in one step in `atomic.py`.
 """
 
 from __future__ import annotations
@@ -84,10 +84,10 @@ async def read_there(ring: Ring, name: Any, tried: int, room: Callable[[int], Aw
         try:
             if room is not None:
                 await room(size)
+                room = None  # it has been had
+            # It may have come meanwhile; it may be of a kind that the ring is no help for.
             cache = ring._cache
-            got = cache.rest(
-                fd, 0, size
-            )  # it may have come meanwhile; it may be of a kind that the ring is no help for
+            got = cache.rest(fd, 0, size)
             if got >= 0:
                 data = cache.short(got)
             elif got == NEVER:

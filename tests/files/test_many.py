@@ -280,3 +280,20 @@ async def test_who_leaves_ends_the_source(ring: Any, tmp_path: Path, how: str) -
         await files.aclose()
     await ticks(5)
     assert ended
+
+
+async def test_room_is_asked_for_once(anyio_backend: Any, overlay: Path) -> None:
+    """Also where a file is of a kind that the ring is no help for: what was counted twice would never be given back."""
+    paths = made(overlay, [40_000] * 12)
+    opened = [os.open(path, os.O_PATH) for path in paths]
+    try:
+        names = [f"/proc/self/fd/{fd}" for fd in opened]  # never in the kernel's caches
+        async with aioring.Ring() as ring:
+            with anyio.fail_after(SOON):
+                files: Any = read_files(names, max_bytes=100_000, ring=ring)
+                found = [data async for _, data in files]
+        assert found == [pattern(40_000)] * 12
+        assert files._reading.held == 0
+    finally:
+        for fd in opened:
+            os.close(fd)
