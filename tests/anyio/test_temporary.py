@@ -292,5 +292,5 @@ async def test_so_does_one_that_finds_no_space(anyio_backend: Any, monkeypatch: 
 
 
 async def test_what_is_no_file_is_anyio_s_own(anyio_backend: Any) -> None:
-    for name in ("Path", "TemporaryDirectory", "gettempdir", "gettempdirb", "mkdtemp", "mkstemp"):
+    for name in ("TemporaryDirectory", "gettempdir", "gettempdirb", "mkdtemp", "mkstemp"):
         assert getattr(ours, name) is getattr(anyio, name)

@@ -232,7 +232,7 @@ def test_it_does_without_aiofiles_rich_and_uvloop(tree: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("method", "loop"), zip(METHODS, EVENT_LOOPS, strict=True))
+@pytest.mark.parametrize(("method", "loop"), list(zip(METHODS, EVENT_LOOPS, strict=True)))
 def test_ctrl_c_ends_it_with_130_and_one_line(tmp_path: Path, method: str, loop: str) -> None:
     for number in range(8):
         with open(tmp_path / str(number), "wb") as file:
