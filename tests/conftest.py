@@ -43,8 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # Every method on every loop, and every method with the page-cache step on and off; not all three times three on uvloop,
-    # which differs from asyncio in the loop alone.
+    # Every method on every loop, every method with the page-cache step on and off, io_uring so on asyncio and trio.
     items[:] = [item for item in items if not _once_is_enough(getattr(item, "callspec", None))]
     for item in items:
         if "anyio_backend" in getattr(item, "fixturenames", ()):
@@ -52,10 +51,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _once_is_enough(spec: Any) -> bool:
+    """Without the page-cache step, what asyncio has run already: uvloop differs in the loop alone."""
     params = {} if spec is None else spec.params
-    return params.get("anyio_backend") == "uvloop" and params.get("combination") in [
-        (method, False) for method, cached in COMBINATIONS if cached
-    ]
+    again = {"uvloop": ("io_uring", "worker", "sync"), "trio": ("worker", "sync")}.get(
+        str(params.get("anyio_backend")), ()
+    )
+    return params.get("combination") in [(method, False) for method in again]
 
 
 @pytest.fixture(params=list(LOOPS), ids=list(LOOPS))
