@@ -104,7 +104,7 @@ async def read_there(ring: Ring, name: Any, tried: int, room: Callable[[int], Aw
             at_once.close_here(fd, True)
             ring._closes.cached += 1
             return data
-    file = await begin(ring, name, fd if fd >= 0 else NOT_TRIED if tried != TRIED else TRIED)
+    file = await begin(ring, name, fd if fd >= 0 else tried)
     try:
         if room is not None:
             raw = file._raw

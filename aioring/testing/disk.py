@@ -453,7 +453,7 @@ class Replay:
         return self._ids[entry[0]], entry[1]
 
 
-_NOT_RUN = (-4, -11, -125)  # EINTR, EAGAIN, ECANCELED
+_NOT_RUN = (-errno.EINTR, -errno.EAGAIN, -errno.ECANCELED)
 
 
 def _entries(effect: Effect | None) -> Iterator[Entry]:

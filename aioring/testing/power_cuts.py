@@ -6,6 +6,7 @@ a cut leaves is decided by what had been synced (`disk.py` says by which rules),
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import tempfile
@@ -82,7 +83,7 @@ class Cut:
         top = Path(folder)
         top.mkdir(parents=True, exist_ok=True)
         if any(top.iterdir()):
-            raise FileExistsError(17, "a cut is mounted in an empty folder", os.fspath(folder))
+            raise FileExistsError(errno.EEXIST, "a cut is mounted in an empty folder", os.fspath(folder))
         for path in sorted(self.folders):
             (top / path).mkdir()
         for paths in self._same.values():
