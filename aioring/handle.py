@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .operations import OPEN, OPENAT2, Operation, Request
+from .operations import OPEN, OPENAT2, READ_FILE, Operation, Request
 
 __all__ = ["COMPLETE", "DEFINED", "STAGED", "STATES", "SUBMITTED", "Handle"]
 
@@ -80,8 +80,14 @@ class Handle(Request):
     def finished(self) -> bool:
         return self.state == COMPLETE
 
-    def opens(self) -> bool:
-        return self.operation is OPEN or self.operation is OPENAT2
+    def brought(self) -> int:
+        """The fd that is its result; -1: it has none."""
+        if self.res < 0:
+            return -1
+        operation = self.operation
+        if operation is READ_FILE:
+            return -1 if self.value is None else int(self.value)
+        return self.res if operation is OPEN or operation is OPENAT2 else -1
 
     def describe(self, method: str) -> str:
         """What was asked, for the note of an error."""

@@ -152,9 +152,15 @@ def operations_page() -> str:
     opcodes = {value: name for name, value in vars(abi).items() if name.startswith("OP_") and name != "OP_SUPPORTED"}
     rows = ["| operation | io_uring | blocking equivalent | at once | a cancel |", "| --- | --- | --- | --- | --- |"]
     for row in operations.TABLE:
-        opcode = "none: worker threads" if row.opcode is None else f"`IORING_{opcodes[row.opcode]}`"
+        chain = row is operations.READ_FILE
+        none = "five, linked (`methods/slots.py`)" if chain else "none: worker threads"
+        opcode = none if row.opcode is None else f"`IORING_{opcodes[row.opcode]}`"
         cancel = "waits for the outcome" if row.settles else "returns at once"
-        at_once = "what is cached" if row.at_once is not None or row in (operations.READ, operations.READINTO) else ""
+        at_once = (
+            "what is cached"
+            if row.at_once is not None or row in (operations.READ, operations.READINTO, operations.READ_FILE)
+            else ""
+        )
         blocking = ", ".join(calls(row.blocking)) or "the function"
         rows.append(f"| `{row.name}` | {opcode} | {blocking} | {at_once} | {cancel} |")
     return f"""# Operations

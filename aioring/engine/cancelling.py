@@ -78,8 +78,9 @@ class Cancelling(Results):
     def dispose(self, handle: Handle) -> None:
         """Nobody will take this result: an fd in it must be closed."""
         handle.orphan = False
-        if handle.opens() and handle.res >= 0:
-            fd, handle.res = handle.res, -errno.ECANCELED
+        fd = handle.brought()
+        if fd >= 0:
+            handle.res = -errno.ECANCELED
             if self.ended:
                 os.close(fd)
                 return

@@ -132,8 +132,7 @@ class Results(Fences):
             count.done += 1
         else:
             count.untold += 1
-        if handle.operation.transfers:
-            count.bytes += handle.done
+        count.bytes += handle.done
         if self.counters.inline and handle.since == self.counters.inline:
             count.inline += 1
         if handle.res == -errno.ECANCELED:

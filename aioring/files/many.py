@@ -165,7 +165,9 @@ class _Reading:
         )
 
     async def room(self, one: _One, size: int) -> None:
-        one.size = size
+        """Wait until `one` may hold `size` bytes, instead of what it has."""
+        self.held -= one.held
+        one.held, one.granted, one.size = 0, False, size
         if self.for_room or not self.fits(one):
             self.for_room.append(one)
             self.grant()

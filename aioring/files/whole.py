@@ -1,8 +1,9 @@
 """Whole files in one call: `read_file`, `read_text`, `write_file`, `append_file`.
 
-A small file whose path and bytes are in memory is had by four calls that never wait (openat2, statx, preadv2, close), one
-whose are not by two trips (`read_there`), both in a straight line and without a file object; all else goes through
-`aioring.open`'s raw file. Writing is done in `put.py`, and in one step in `atomic.py`.
+A small file whose path and bytes are in memory is had by three calls that never wait (openat2, preadv2, close), one whose
+are not by one submission (open, read and close, linked: methods/slots.py) or two trips (`read_there`), all in a straight
+line and without a file object; all else goes through `aioring.open`'s raw file. Writing is done in `put.py`, and in one
+step in `atomic.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from time import perf_counter
 from typing import Any
 
 from ..kernel import at_once
+from ..operations import ELSEWHERE, WHOLE
 from ..ring import Ring, define, get_ring
 from ..ring.page_cache import NEVER
 from . import modes
@@ -67,16 +69,26 @@ async def read_file(path: StrOrBytesPath, *, ring: Ring | None = None) -> bytes:
     return await read_there(here, name, tried)
 
 
-# Hot path: once per file that is not cached; measured in benchmarks/whole.py. Two trips, an open and a read, with nothing
-# but fds and sizes between them: as an open file it took five times as long.
+# Hot path: once per file that is not cached; measured in benchmarks/whole.py. One trip where the ring can; else two,
+# an open and a read, with nothing but fds and sizes between them: as an open file it took five times as long.
 
 
 async def read_there(ring: Ring, name: Any, tried: int, room: Callable[[int], Awaitable[None]] | None = None) -> bytes:
     """What `read_here` could not give; `tried`: what it has come to. `room` is awaited with the size before it is read.
 
     The fd is in nobody's hands but ours. While a read of it is in flight `close_fd` waits for that, in the background; the
-    bytes that it fills belong to its handle (invariant 1).
+    bytes that it fills belong to its handle (invariant 1), or to a slot of the ring's, which is not used again before all
+    CQEs have come.
     """
+    if tried < 0:
+        if tried == NOT_TRIED:
+            sys.audit("open", name, "rb", _FLAGS)
+        if room is not None:
+            await room(WHOLE)  # nobody knows its size yet
+        small = await ring._read_small(name, _FLAGS)
+        if small.__class__ is not int:
+            return small  # type: ignore[return-value]
+        tried = TRIED if small == ELSEWHERE else small
     fd = await ring._open_cold(name, _FLAGS) if tried == TRIED else tried
     size = at_once.small_size(fd) if fd >= 0 else 0
     if size:

@@ -43,6 +43,7 @@ OFF_CQ_RING = 0x8000000
 OFF_SQES = 0x10000000
 
 # --- register: io_uring_register(2), IORING_REGISTER_* ----------------------------------------------------------------
+REGISTER_FILES = 2
 REGISTER_EVENTFD = 4
 REGISTER_PROBE = 8  # since 5.6
 REGISTER_RESTRICTIONS = 11  # since 5.10
@@ -57,7 +58,9 @@ RESTRICTION_REGISTER_OP = 0  # IORING_RESTRICTION_REGISTER_OP
 RESTRICTION_SQE_FLAGS_ALLOWED = 2
 
 # --- SQE flags: io_uring_enter(2), IOSQE_* ----------------------------------------------------------------------------
+SQE_FIXED_FILE = 1 << 0  # IOSQE_FIXED_FILE: `fd` is a slot
 SQE_LINK = 1 << 2  # IOSQE_IO_LINK
+SQE_HARDLINK = 1 << 3  # IOSQE_IO_HARDLINK, since 5.5
 SQE_ASYNC = 1 << 4  # IOSQE_ASYNC
 
 # --- opcodes: enum io_uring_op, linux/io_uring.h ----------------------------------------------------------------------
@@ -80,8 +83,10 @@ OP_UNLINKAT = 36  # since 5.11
 OP_MKDIRAT = 37  # since 5.15
 OP_SYMLINKAT = 38  # since 5.15
 OP_LINKAT = 39  # since 5.15
+OP_FIXED_FD_INSTALL = 54  # since 6.8
 OP_FTRUNCATE = 55  # since 6.9
 
+RWF_NOWAIT = 8  # linux/fs.h, in the op_flags of a read
 FSYNC_DATASYNC = 1  # IORING_FSYNC_DATASYNC
 
 # struct io_uring_sqe, 64 bytes: opcode, flags, ioprio, fd, off, addr, len, op_flags, user_data, buf_index, personality,

@@ -24,6 +24,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from . import abi
+
 __all__ = ["COMMANDS", "Context"]
 
 # asm/unistd_64.h; asm-generic/unistd.h: io_setup, io_destroy, io_submit, io_cancel, io_getevents
@@ -32,7 +34,6 @@ _NUMBERS = {"x86_64": (206, 207, 209, 210, 208), "aarch64": (0, 1, 2, 3, 4)}.get
 # linux/aio_abi.h: IOCB_CMD_PREAD, PWRITE, PREADV, PWRITEV by the names of our rows
 COMMANDS = {"read": 0, "readinto": 0, "write": 1, "readv": 7, "writev": 8}
 _FLAG_RESFD = 1  # IOCB_FLAG_RESFD
-_RWF_NOWAIT = 8  # linux/fs.h
 # struct iocb, 64 bytes: data, key, rw_flags, opcode, reqprio, fildes, buf, nbytes, offset, reserved2, flags, resfd
 _pack_iocb = struct.Struct("<QIIHhIQQqQII").pack
 
@@ -73,7 +74,7 @@ class Context:
     ) -> bytes:
         """A request, to be kept where it is until its event has come."""
         return _pack_iocb(
-            token, 0, _RWF_NOWAIT if nowait else 0, command, 0,
+            token, 0, abi.RWF_NOWAIT if nowait else 0, command, 0,
             fd & 0xFFFFFFFF, address, length, offset, 0, _FLAG_RESFD, doorbell,
         )  # fmt: skip
 

@@ -160,9 +160,10 @@ def _restrict(queues: Queues, allowed: frozenset[int]) -> None:
     rows = [abi.pack_restriction(abi.RESTRICTION_SQE_OP, op, 0, 0, 0, 0) for op in sorted(allowed)]
     rows += [
         abi.pack_restriction(abi.RESTRICTION_REGISTER_OP, op, 0, 0, 0, 0)
-        for op in (abi.REGISTER_EVENTFD, abi.REGISTER_ENABLE_RINGS)
+        for op in (abi.REGISTER_FILES, abi.REGISTER_EVENTFD, abi.REGISTER_ENABLE_RINGS)
     ]
-    rows.append(abi.pack_restriction(abi.RESTRICTION_SQE_FLAGS_ALLOWED, abi.SQE_LINK | abi.SQE_ASYNC, 0, 0, 0, 0))
+    flags = abi.SQE_FIXED_FILE | abi.SQE_LINK | abi.SQE_HARDLINK | abi.SQE_ASYNC
+    rows.append(abi.pack_restriction(abi.RESTRICTION_SQE_FLAGS_ALLOWED, flags, 0, 0, 0, 0))
     for opcode, argument, n in (
         (abi.REGISTER_RESTRICTIONS, b"".join(rows), len(rows)),
         (abi.REGISTER_ENABLE_RINGS, None, 0),

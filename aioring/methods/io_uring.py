@@ -30,6 +30,8 @@ from ..kernel.doorbell import Doorbell
 from ..kernel.features import LADDER, open_queues
 from ..kernel.liburing import Route, find_route
 from ..kernel.rings import WORD
+from ..operations import ELSEWHERE, READ_FILE
+from .slots import Slots
 
 __all__ = ["IoUring"]
 
@@ -75,10 +77,13 @@ class IoUring:
             # CLOSE by the ring leaves ETXTBSY behind in execve before 5.15.90 and 6.1 (libuv#4059, #4141).
             self._opcodes -= {abi.OP_CLOSE}
         self.links = bool(self._queues.mapped.features & abi.FEAT_LINKED_FILE)
+        self._slots = Slots(self._queues, self._opcodes, live, completed)
         return min(depth, self._queues.sq_entries)
 
     def takes(self, handle: Handle) -> bool:
         operation = handle.operation
+        if operation is READ_FILE:
+            return self._slots.ready()
         return operation.opcode in self._opcodes and (operation.fits is None or operation.fits(handle))
 
     # Hot path: once per I/O (`now`, `submit`) and once per tick (`reap`); measured in benchmarks/ring_read.py.
@@ -139,7 +144,13 @@ class IoUring:
                 if room < handle.together:
                     break  # the kernel takes nothing now; the doorbell brings us back
             if handle.together > 1 and not handle.packed:
-                self._pack_round(staged)
+                if handle.operation is not READ_FILE:
+                    self._pack_round(staged)
+                    continue
+                pushed = self._push_file(handle, position)
+                position += pushed
+                room -= pushed
+                staged.popleft()
                 continue
             operation = handle.operation
             try:
@@ -171,8 +182,21 @@ class IoUring:
         self._position = position
         if self._cancels:
             self._push_cancels()
+        if self._slots.stuck:
+            self._slots.push_stuck(self._resync())
         if queues.staged():
             self._enter()
+
+    def _push_file(self, handle: Handle, position: int) -> int:
+        """How many SQEs it took."""
+        try:
+            if self._slots.push(handle, position):
+                return handle.together
+            handle.value = ELSEWHERE
+            self._end(handle, 0)
+        except Exception as error:  # no memory
+            self._fail(handle, error)
+        return 0
 
     def _resync(self) -> int:
         """The position of the next SQE, from the tail in the mapped memory."""
@@ -189,7 +213,7 @@ class IoUring:
             elif code == -errno.EBUSY or code == -errno.EAGAIN:
                 # The CQ is full (before 5.19), or the kernel is out of memory for requests: make room, try again.
                 queues.get_events()
-                queues.reap(self._completed)
+                self._take()
             elif code != -errno.EINTR:
                 self._take_back(code)
                 return
@@ -200,8 +224,10 @@ class IoUring:
         end = self._resync()
         n = self._queues.staged()
         for token in range(end - n, end):
-            if token in self._live:
+            handle = self._live.get(token)
+            if handle is not None and handle.operation is not READ_FILE:
                 self._completed.append((token, code))
+        self._slots.take_back(end - n, end, code)
         # The tail goes back over them. Tokens must not: the next position is a whole turn of the counter further on.
         self._queues.take_back()
         self._position = end + (1 << 32) - n
@@ -226,24 +252,38 @@ class IoUring:
 
     def _fail(self, handle: Handle, error: Exception | None) -> None:
         """It could not even be packed, or (None) stands in its chain behind one that could not."""
-        self._lost -= 1
         handle.exception = error
+        self._end(handle, -errno.ENOMEM if error is not None else -errno.ECANCELED)
+
+    def _end(self, handle: Handle, res: int) -> None:
+        """It is complete, and the kernel has not heard of it."""
+        self._lost -= 1
         handle.token = self._lost
         self._live[self._lost] = handle
         handle.state = SUBMITTED
-        self._completed.append((self._lost, -errno.ENOMEM if error is not None else -errno.ECANCELED))
+        self._completed.append((self._lost, res))
+
+    def _take(self) -> None:
+        if self._slots.under_way:
+            self._slots.reap()
+        else:
+            self._queues.reap(self._completed)
 
     def reap(self) -> None:
         queues = self._queues
-        queues.reap(self._completed)
+        self._take()
         if queues.pending():
             self.overflows += queues.overflowed()
             for _ in range(_TURNS):
                 queues.get_events()
-                queues.reap(self._completed)
+                self._take()
                 if not queues.pending():
-                    return
-            self._doorbell.ring()
+                    break
+            else:
+                self._doorbell.ring()
+        if self._slots.stuck:
+            self._slots.push_stuck(self._resync())
+            self._enter()
 
     def poll(self) -> None:
         if self._cancels:
@@ -255,13 +295,16 @@ class IoUring:
         self.reap()
 
     def cancel(self, handle: Handle) -> None:
-        self._cancels.append(handle.token)
+        if handle.operation is READ_FILE:
+            self._cancels.extend(self._slots.links_of(handle))
+        else:
+            self._cancels.append(handle.token)
 
     def _push_cancels(self) -> None:
         """IORING_OP_ASYNC_CANCEL for what is still in flight. Its own CQE carries a token that nobody waits for."""
         queues, cancels = self._queues, self._cancels
         while cancels:
-            if cancels[0] in self._live:
+            if cancels[0] in self._live or self._slots.has(cancels[0]):
                 if queues.staged() >= queues.sq_entries:
                     self._enter()
                     if queues.staged() >= queues.sq_entries:

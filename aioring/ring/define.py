@@ -18,10 +18,11 @@ from ..buffers import lent_bytes, lent_writable
 from ..errors import os_error
 from ..handle import Handle
 from ..kernel import abi
+from ..methods.slots import LINKS
 
 __all__ = [
-    "StrOrBytesPath", "advise", "allocate", "close", "fsync", "link", "mkdir", "open_", "read", "readinto", "readv",
-    "rename", "rmdir", "stat", "symlink", "sync_range", "truncate", "unlink", "write", "writev",
+    "StrOrBytesPath", "advise", "allocate", "close", "fsync", "link", "mkdir", "open_", "read", "read_file", "readinto",
+    "readv", "rename", "rmdir", "stat", "symlink", "sync_range", "truncate", "unlink", "write", "writev",
 ]  # fmt: skip
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -178,6 +179,14 @@ def open_(path: Any, flags: int, mode: int, dir_fd: int | None, resolve: int) ->
         handle.resolve = index(resolve)
         if not 0 <= handle.resolve < 1 << 64:
             raise OverflowError(f"resolve {resolve}: does not fit 64 bits")
+    return handle
+
+
+def read_file(path: Any, flags: int) -> Handle:
+    """Never waits for a FIFO's peer, and brings along an fd with O_NONBLOCK of what is no small regular file."""
+    handle = _named(op.READ_FILE, path)
+    handle.flags = flags | os.O_CLOEXEC | os.O_NONBLOCK
+    handle.together = LINKS
     return handle
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..engine import Engine
 from ..handle import COMPLETE, Handle
 from ..kernel import abi, at_once, mounts
-from ..operations import CLOSE, OPEN
+from ..operations import CLOSE, ELSEWHERE, OPEN
 from ..readiness import is_fifo
 from . import define
 from .define import StrOrBytesPath
@@ -26,6 +26,7 @@ _ACCESS = os.O_RDONLY | os.O_WRONLY | os.O_RDWR
 _NEVER_WAITS = os.O_NONBLOCK | getattr(os, "O_PATH", 0)
 _CREATE = replace(OPEN, settles=True)
 _FILE = 5  # units of the budget: a file's opening, first read and closing take as long as so many small reads
+_NOT_SMALL = 16  # where one was large, the next are: a trip in vain costs as much as the two that follow it
 _FIFO_DELAY = 0.02  # seconds: see readiness.py, why a FIFO's peer has to be asked for
 
 
@@ -39,6 +40,7 @@ class Files(Lifetime):
     _closes: Any = None
     _stats: Any = None
     _cache: Any = None
+    _not_small = 0  # how many files are still to be opened and read in two trips
 
     async def open(
         self, path: StrOrBytesPath, flags: int, mode: int = 0o777, *, dir_fd: int | None = None, resolve: int = 0
@@ -95,6 +97,29 @@ class Files(Lifetime):
             return int(await self._do(handle))
         except BlockingIOError:
             return -1  # a lease
+
+    async def _read_small(self, path: str | bytes, flags: int) -> bytes | int:
+        """All of a small regular file, opened, read and closed in one submission; or an fd of what is none, with O_NONBLOCK
+        on it, as `_open_cold`; or `ELSEWHERE`: nobody can tell, or has been asked."""
+        if self._not_small:
+            self._not_small -= 1
+            return ELSEWHERE
+        engine, handle = self._engine, define.read_file(path, flags)
+        method = engine.method
+        if method.by_opcode:
+            # Alone on an idle loop two trips are quicker: a chain's links come back to the loop one by one, three of them.
+            if not (engine.live or engine.staged or self._cache.holding):
+                return ELSEWHERE
+            # io_uring, too, opens in place what is cached, and waits for FUSE's server.
+            if not (mounts.all_local() and method.takes(handle)):
+                return ELSEWHERE
+        try:
+            found: bytes | int = await self._do(handle)
+        except BlockingIOError:
+            found = ELSEWHERE  # a lease
+        if found.__class__ is int:
+            self._not_small = _NOT_SMALL
+        return found
 
     # Hot path: once per file; measured in benchmarks/files.py. What stands here in a straight line is `open` and `close`
     # for who owns the fd: no handle is made, and what the fd is is known.
