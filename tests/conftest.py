@@ -50,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.anyio)
 
 
+def pytest_collection_finish() -> None:
+    """What stands there now is no garbage of any test's: 16,000 items to walk through made each `gc.collect()` take 0.2 s."""
+    gc.collect()
+    gc.freeze()
+
+
 def _once_is_enough(spec: Any) -> bool:
     """Without the page-cache step, what asyncio has run already: uvloop differs in the loop alone."""
     params = {} if spec is None else spec.params

@@ -1022,7 +1022,7 @@ def test_keyboard_interrupt_anywhere_inside_loses_nothing(method: str, tmp_path:
 
     Only in aioring's own code: asyncio itself loses callbacks to a KeyboardInterrupt in `call_soon` or between two.
     """
-    out = child(KEYBOARD_INTERRUPT, tmp_path, method, 3000, flags=("-W", "ignore"), timeout=55, quiet=False)
+    out = child(KEYBOARD_INTERRUPT, tmp_path, method, 2000, flags=("-W", "ignore"), timeout=55, quiet=False)
     assert "fine" in out
 
 
