@@ -11,7 +11,7 @@ except ImportError as _error:  # Python 3.12 and later, in a subinterpreter with
     raise ImportError("aioring needs ctypes, which a subinterpreter cannot load: use the main interpreter") from _error
 
 from .buffers import alloc
-from .errors import AioringError, RingClosedError, RingUnavailableError, WrongLoopError
+from .errors import AioringError, BlockBeyondEndError, RingClosedError, RingUnavailableError, WrongLoopError
 from .kernel.abi import (
     RESOLVE_BENEATH,
     RESOLVE_CACHED,
@@ -48,6 +48,7 @@ try:
         wrap_file,
         write_file,
     )
+    from .streams import Block, ReadStream, StreamStats, read_stream
 except ImportError as _error:
     # Files need anyio. `aioring doctor` runs where it is missing, and has to say what else is wrong.
     if _error.name != "anyio":
@@ -64,6 +65,8 @@ __all__ = [
     "RESOLVE_NO_XDEV",
     "AioringError",
     "BinaryFile",
+    "Block",
+    "BlockBeyondEndError",
     "ByteStream",
     "Chunks",
     "File",
@@ -75,11 +78,13 @@ __all__ = [
     "Path",
     "Pending",
     "RawFile",
+    "ReadStream",
     "Ring",
     "RingClosedError",
     "RingStats",
     "RingUnavailableError",
     "SlowIo",
+    "StreamStats",
     "TextFile",
     "Waited",
     "WrappedFile",
@@ -92,6 +97,7 @@ __all__ = [
     "open",
     "read_file",
     "read_files",
+    "read_stream",
     "read_text",
     "rings",
     "slow_io",

@@ -10,7 +10,14 @@ import errno as _errno
 import os
 from typing import Any
 
-__all__ = ["AioringError", "RingClosedError", "RingUnavailableError", "WrongLoopError", "os_error"]
+__all__ = [
+    "AioringError",
+    "BlockBeyondEndError",
+    "RingClosedError",
+    "RingUnavailableError",
+    "WrongLoopError",
+    "os_error",
+]
 
 
 class AioringError(Exception):
@@ -23,6 +30,10 @@ class RingClosedError(AioringError):
 
 class WrongLoopError(AioringError):
     """The ring belongs to another event loop, another thread or another process."""
+
+
+class BlockBeyondEndError(AioringError, EOFError):
+    """A read stream was asked for a block of which the file has no byte. The next `anext()` goes on behind it."""
 
 
 class RingUnavailableError(AioringError, OSError):

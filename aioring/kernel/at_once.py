@@ -22,8 +22,8 @@ from .statx import stat_result
 
 __all__ = [
     "Iovec2", "address_of", "blocking_again", "close_here", "close_read_only", "fallocate", "flags_of", "get_errno",
-    "is_memory", "missing", "open_cached", "openat", "openat2", "preadv2", "seeks", "shape_of", "small_size", "stat_cached",
-    "stat_here", "stat_of_fd", "sync_file_range", "tee",
+    "is_memory", "missing", "open_cached", "openat", "openat2", "preadv2", "preadv2_into", "seeks", "shape_of",
+    "small_size", "stat_cached", "stat_here", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -49,6 +49,16 @@ preadv2: Any = getattr(_keeping_the_gil, "preadv2", None)
 if preadv2 is not None:
     preadv2.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong, ctypes.c_int]
     preadv2.restype = ctypes.c_ssize_t
+
+
+def preadv2_into(fd: int, view: memoryview, offset: int, flags: int) -> int:
+    """preadv2(2) into one writable buffer, keeping the GIL: for what cannot wait. Raises `OSError`."""
+    iovec = Iovec2(ctypes.addressof(ctypes.c_char.from_buffer(view)), len(view))
+    got: int = preadv2(fd, iovec, 1, offset, flags)
+    if got < 0:
+        _raise()
+    return got
+
 
 _fcntl: Any = ctypes.PyDLL(None).fcntl
 _preadv: Any = getattr(ctypes.PyDLL(None), "preadv", None)

@@ -45,6 +45,7 @@ class Data(Unseekable):
     _opens: Any = None
     _closes: Any = None
     _stats: Any = None
+    _stream_memory: Any = None  # what read streams read into, once there is one
     # By the id of a caller's memoryview: itself, its address, its size.
     _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]
 

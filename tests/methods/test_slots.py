@@ -28,7 +28,7 @@ from aioring.methods.io_uring import IoUring
 from aioring.methods.slots import LINKS, Slots
 from aioring.operations import WHOLE
 
-pytestmark = [pytest.mark.core, pytest.mark.anyio]
+pytestmark = [pytest.mark.anyio]
 
 SIZES = (0, 1, 4095, 4096, 4097, WHOLE - 1, WHOLE, WHOLE + 1, 65_536, 300_000)
 FILES = 24

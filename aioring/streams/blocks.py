@@ -1,0 +1,225 @@
+"""What a read stream is asked for and what it gives: sources of blocks, runs of neighbours, `Block`.
+
+A source hands on its elements as runs of neighbours: what one I/O may read. It is asked for no more than there is room for,
+and keeps one element that did not fit (PostgreSQL's `read_stream_unget_block`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Sequence
+from operator import index
+from typing import Any, Generic, TypeVar
+
+from ..kernel.abi import OFF_MAX
+
+__all__ = ["DRY", "END", "Block", "Elements", "Run", "Source", "Span"]
+
+T = TypeVar("T")
+END, DRY = object(), object()  # instead of an element: no more come; none is there now
+
+
+class Block(Generic[T]):
+    """One block, handed out. `bytes(block)` copies it.
+
+    `data`: a memoryview, read-only. It stays true as long as it is kept; the memory behind it, which may be that of a whole
+    combined I/O, is used again when the last view of it is gone. Shorter than was asked for: the file ends in it.
+    `offset`: where it begins in the file, in bytes. `item`: the element of `blocks` that asked for it. `error`: why it
+    could not be read, with `errors="yield"`; else None.
+    """
+
+    __slots__ = ("data", "error", "item", "offset")
+
+    def __init__(self, offset: int, data: memoryview, item: T, error: BaseException | None = None) -> None:
+        self.offset = offset
+        self.data = data
+        self.item = item
+        self.error = error
+
+    def __bytes__(self) -> bytes:
+        return bytes(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def detach(self) -> Block[T]:
+        """The same with a copy of the data: to keep a few of many without the memory of their neighbours."""
+        return Block(self.offset, memoryview(bytes(self.data)), self.item, self.error)
+
+    def __repr__(self) -> str:
+        what = f"{len(self.data)} bytes" if self.error is None else repr(self.error)
+        return f"<Block at {self.offset}: {what}>"
+
+
+class Run:
+    """Elements that stand one behind the other in the file. `units`: how many blocks of the stream's size they come to."""
+
+    __slots__ = ("end", "items", "offset", "sizes", "units")
+
+    def __init__(self, offset: int) -> None:
+        self.offset = self.end = offset
+        self.units = 0
+        self.items: Sequence[Any] = []
+        self.sizes: list[int] | None = None  # of the elements; None: all are of the stream's block size
+
+    def whole(self, done: int, size: int) -> int:
+        """How many of its elements lie in its first `done` bytes."""
+        if self.sizes is None:
+            return done // size
+        k = 0
+        for length in self.sizes:
+            done -= length
+            if done < 0:
+                break
+            k += 1
+        return k
+
+    def cut(self, k: int, size: int) -> Run:
+        """Keep the first `k` elements; the others, as a run of their own."""
+        if self.sizes is None:
+            units, length, sizes = k, k * size, None
+        else:
+            length, sizes = sum(self.sizes[:k]), self.sizes[k:]
+            units = sum(-(-n // size) for n in self.sizes[:k])
+            self.sizes = self.sizes[:k]
+        rest = Run(self.offset + length)
+        rest.end, rest.sizes = self.end, sizes
+        rest.items, self.items = self.items[k:], self.items[:k]
+        rest.units, self.units = self.units - units, units
+        self.end = rest.offset
+        return rest
+
+
+class Source:
+    """Where elements come from. `ended`: no more come; `failed`: since it raised this."""
+
+    ended = False
+    failed: BaseException | None = None
+    dry = False  # none is there now, but more may come
+    revisits = True  # an element may come twice
+
+    def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
+        """Up to `room` units more onto `run`, as long as they are its neighbours; without one, a new run. None: there is
+        nothing, or what is next is in `window`."""
+        raise NotImplementedError
+
+    def revisited(self) -> tuple[int, int, Any] | None:
+        """The element that is next where `take` stopped at it: offset, length, item."""
+        return None
+
+    async def wait(self) -> None:
+        """Until it is no longer `dry`. Cancelling is delivered at once."""
+        raise AssertionError("it never is")  # pragma: no cover
+
+    def close(self) -> None:
+        """No more is wanted."""
+        self.ended = True
+
+
+class Span(Source):
+    """Block numbers that follow each other: `range(a, b)`, or a whole file."""
+
+    revisits = False
+
+    def __init__(self, numbers: range, block_size: int) -> None:
+        self._next, self._stop = numbers.start, numbers.stop
+        self._size = block_size
+        self.ended = self._next >= self._stop
+
+    def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
+        first = self._next
+        if first >= self._stop:
+            self.ended = True
+            return run
+        n = min(room, self._stop - first)
+        if run is None:
+            run = Run(first * self._size)
+            run.items = range(first, first + n)
+        else:
+            run.items = range(first - run.units, first + n)
+        run.end += n * self._size
+        run.units += n
+        self._next = first + n
+        return run
+
+
+class Elements(Source):
+    """Any iterator. `key` maps an element to a block number or to `(offset, length)`."""
+
+    def __init__(
+        self, elements: Iterator[Any], key: Callable[[Any], Any] | None, block_size: int, combine_bytes: int
+    ) -> None:
+        self._elements, self._key = elements, key
+        self._size, self._most = block_size, combine_bytes
+        self._kept: tuple[int, int, Any] | None = None
+
+    def _fetch(self) -> Any:
+        return next(self._elements, END)
+
+    def _where(self, item: Any) -> tuple[int, int]:
+        asked = item if self._key is None else self._key(item)
+        if isinstance(asked, tuple):
+            if len(asked) != 2:
+                raise TypeError(f"{asked!r}: a block is a number, or a pair of offset and length")
+            offset, length = index(asked[0]), index(asked[1])
+            if offset < 0 or length < 1:
+                raise ValueError(f"range {asked!r}: the offset must not be negative, the length at least 1")
+        else:
+            try:
+                number = index(asked)
+            except TypeError:
+                raise TypeError(f"{asked!r}: a block is a number, or a pair of offset and length") from None
+            if number < 0:
+                raise ValueError(f"block {number}: must not be negative")
+            offset, length = number * self._size, self._size
+        if offset + length > OFF_MAX:
+            raise OverflowError(f"{asked!r}: too large for off_t")
+        return offset, length
+
+    def _peek(self) -> tuple[int, int, Any] | None:
+        if self._kept is None and not self.ended:
+            try:
+                item = self._fetch()
+                if item is END:
+                    self.ended = True
+                elif item is not DRY:
+                    self._kept = (*self._where(item), item)
+            except Exception as error:
+                self.ended, self.failed = True, error
+        return self._kept
+
+    def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
+        size = self._size
+        items: list[Any] | None = None
+        while room > 0:
+            element = self._peek()
+            if element is None:
+                break
+            offset, length, item = element
+            if offset in window:
+                break
+            if run is None:
+                run = Run(offset)
+            elif offset != run.end or run.end - run.offset + length > self._most:
+                break
+            if items is None:
+                assert isinstance(run.items, list)
+                items = run.items
+            if length != size and run.sizes is None:
+                run.sizes = [size] * len(items)
+            if run.sizes is not None:
+                run.sizes.append(length)
+            items.append(item)
+            units = -(-length // size)
+            run.units += units
+            run.end += length
+            room -= units
+            self._kept = None
+        return run
+
+    def revisited(self) -> tuple[int, int, Any] | None:
+        kept, self._kept = self._kept, None
+        return kept
+
+    def close(self) -> None:
+        self.ended, self._kept = True, None
+        self.failed = None

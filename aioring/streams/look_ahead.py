@@ -1,0 +1,339 @@
+"""What a read stream has under way: the look-ahead of PostgreSQL's `read_stream.c`.
+
+    source -> pending run -> page cache, or one I/O -> line of pieces
+
+Memory: the kernel writes into a piece's memory from its submission until its completion, and the handle, in the engine's
+`live`, has a view of it for so long (invariant 1), whatever becomes of the stream. It goes back to the pool when the last
+block of the piece has been handed out, and the pool gives it to nobody while a view of it lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from functools import partial
+from typing import Any
+
+from ..buffers import Pool
+from ..engine import Engine
+from ..engine.budget import SIZE
+from ..errors import BlockBeyondEndError
+from ..handle import COMPLETE, Handle
+from ..kernel import at_once
+from ..loops import Loop
+from ..operations import READINTO
+from ..ring.page_cache import NOWAIT
+from .blocks import Run, Source
+from .distance import Distance
+from .pieces import Piece
+from .stats import StreamStats
+
+__all__ = ["LookAhead"]
+
+_PRICE = (1 << 20) // SIZE  # bytes for a unit of the budget: a tick of the loop takes 1 MiB from the page cache
+_IN_PAGE = 4095
+
+
+class LookAhead:
+    """One stream's. It knows nothing of the stream that people hold, so that one that is dropped can be ended."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        pool: Pool,
+        cache: Any,
+        fd: int,
+        name: Any,
+        source: Source,
+        distance: Distance,
+        block_size: int,
+        max_bytes: int,
+        stats: StreamStats,
+        alone: bool,
+    ) -> None:
+        self.engine, self.pool, self.source, self.distance = engine, pool, source, distance
+        self.fd, self.name, self.size = fd, name, block_size
+        self.stats = stats
+        self.line: deque[Piece] = deque()
+        self.pinned = 0  # units that were asked for and have not been handed out
+        self.paused = False
+        self.spent = False  # the budget was, when the page cache was to be asked
+        self._alone = alone  # one I/O at a time, and nothing is read ahead
+        self._max_bytes = max_bytes
+        self._cache = cache
+        self._asks = bool(cache.on)
+        self._nowait = NOWAIT
+        self._by_workers = False
+        self._run: Run | None = None  # pending
+        self._cold = False  # the page cache has said that it does not have it
+        self._ios = 0
+        self._held = 0  # bytes of memory
+        self._window: dict[
+            int, tuple[Piece, int]
+        ] = {}  # by offset: what I/Os in the line bring, and where in them it is
+
+    # Hot path: once per piece; measured in benchmarks/streams.py.
+
+    def go(self) -> None:
+        """Look ahead as far as it pays, and submit what that came to in one go (read_stream_look_ahead)."""
+        source, distance = self.source, self.distance
+        self.spent = False
+        asked = self._ios
+        while True:
+            run = self._run
+            pending = 0 if run is None else run.units
+            if run is not None and distance.issue(self._ios, self.pinned, pending):
+                if not self._begin(run):
+                    break
+                continue
+            if self.paused and not pending:
+                break
+            room = distance.room(self._ios, self.pinned, pending)
+            if self.paused or (self._alone and self.pinned):
+                room = 0
+            if not room:
+                if self.paused and run is not None and not self.pinned and self._begin(run):
+                    continue
+                break
+            longer = source.take(run, room, self._window)
+            if longer is not None and longer.units > pending:
+                self._run = longer
+            elif source.ended and distance.ahead:
+                distance.end()
+            elif run is not None:
+                # What comes next is no neighbour, or is not there yet: then it is not waited for.
+                if source.dry and self.pinned:
+                    break
+                if not self._begin(run) or self._ios >= distance.max_ios:
+                    break
+            elif not self._revisit():
+                break
+        if self._ios != asked:
+            self.engine.flush()
+
+    def _begin(self, run: Run) -> bool:
+        """Read what is pending, or a part of it (read_stream_start_pending_read). False: not now."""
+        length = run.end - run.offset
+        if self.pinned and self._held + length > self._max_bytes:
+            return False  # (one is always read, however large)
+        budget = self.engine.budget
+        asks = self._asks and not self._cold
+        if asks and budget.left <= 0:
+            self.spent = not self.pinned
+            budget.spent()
+            return False
+        memory = self.pool.take(length)
+        view = memory.view(length)
+        had = self._had(view, run.offset) if asks else -1
+        rest = None
+        if had >= 0:
+            budget.left -= 1 + had // _PRICE
+            # What stops within a page stops at the end (as 0 does); else it is a part.
+            if had < length and had and not had & _IN_PAGE:
+                k = run.whole(had, self.size)
+                if k:
+                    rest = run.cut(k, self.size)
+                else:
+                    had = -1
+        piece = Piece(run, self.size)
+        piece.memory, piece.view = memory, view
+        self._held += memory.size
+        self._run, self._cold = rest, rest is not None
+        self.line.append(piece)
+        self.pinned += piece.units
+        if had >= 0:
+            piece.done = min(had, piece.length)
+            self.distance.cached()
+            self.stats.hit_count += 1
+            self.stats.hit_nblocks += piece.units
+        else:
+            piece.io = True
+            self._ios += 1
+            self.stats.began(piece.units, self._ios)
+            if self.source.revisits:
+                self._window.update((piece.offset + at, (piece, at)) for at in piece.starts()[:-1])
+            self._ask(piece)
+        return True
+
+    def _had(self, view: memoryview, offset: int) -> int:
+        """How many bytes the page cache had; -1: none that it says of."""
+        try:
+            if self._cache.holding:
+                return at_once.preadv2_into(self.fd, view, offset, self._nowait)
+            return os.preadv(self.fd, (view,), offset, self._nowait)
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                return -1  # the I/O says it
+            if at_once.is_memory(self.fd):
+                self._nowait = 0  # tmpfs, which knows no RWF_NOWAIT
+                return self._had(view, offset)
+            # FUSE among others: io_uring would wait for its server in here.
+            self._asks, self._by_workers = False, True
+            return -1
+
+    def _ask(self, piece: Piece) -> None:
+        view = piece.view
+        assert view is not None
+        piece.handle = handle = Handle(READINTO, self.fd, piece.offset, len(view))
+        handle.view, handle.name = view, self.name
+        handle.by_workers = self._by_workers
+        handle.on_done = partial(_arrived, self.engine.loop, piece)
+        self.engine.ask(handle)
+
+    def _revisit(self) -> bool:
+        """The next element is in the window already. False: there is none."""
+        element = self.source.revisited()
+        if element is None:
+            return False
+        offset, length, item = element
+        run = Run(offset)
+        run.end, run.items, run.units = offset + length, [item], -(-length // self.size)
+        run.sizes = None if length == self.size else [length]
+        base, at = self._window[offset]
+        if at + length > base.length:
+            self._run = run  # it is longer: by itself
+            return True
+        piece = Piece(run, self.size)
+        piece.base, piece.at = base, at
+        self.line.append(piece)
+        self.pinned += piece.units
+        self.distance.shared(self._ios)
+        return True
+
+    # --- the first in the line ----------------------------------------------------------------------------------------
+
+    async def ready(self) -> bool:
+        """Wait until the first piece can be handed out. Whether it was not there when it was asked for."""
+        piece = self.line[0]
+        engine, waited = self.engine, False
+        while True:
+            if piece.again:
+                piece.again = False
+                memory = piece.memory = self.pool.take(piece.length)
+                piece.view = memory.view(piece.length)
+                self._held += memory.size
+                self._ask(piece)
+                engine.flush()
+            if not piece.finished():
+                engine.on_doorbell()  # once, before it waits
+                if not piece.finished():
+                    waited = True
+                    await engine.loop.park(piece, _at_once)
+            base = piece.base
+            if base is not None:
+                if base.failed():
+                    piece.base, piece.again = None, True
+                    continue
+                piece.done = min(max(base.done - piece.at, 0), piece.length)
+            if len(piece.items) == 1:
+                return waited
+            if piece.failed():
+                # Read again block by block: the good ones are handed out, the bad one says so at its place.
+                for one in self._by_themselves(0):
+                    one.again = True
+            elif not piece.there():
+                self._by_themselves(0)  # beyond the end, each of them
+            else:
+                if piece.there() < len(piece.items):
+                    self._by_themselves(piece.there())
+                return waited
+            piece = self.line[0]
+
+    def _by_themselves(self, k: int) -> list[Piece]:
+        """Leave `k` blocks in the first piece; the others follow it one by one."""
+        first = self.line.popleft()
+        self._forget(first)
+        singles = first.split(k)
+        self.line.extendleft(reversed(singles))
+        if k:
+            self.line.appendleft(first)
+        else:
+            singles[0].io = first.io
+            self.give_back(first)
+        return singles
+
+    def error_of(self, piece: Piece) -> BaseException | None:
+        """Why what is ready has not been had."""
+        if piece.failed():
+            assert piece.handle is not None
+            try:
+                self.engine.take(piece.handle)
+            except BaseException as error:
+                return error.with_traceback(None)
+        if piece.done:
+            return None
+        what = f"{piece.length} bytes at offset {piece.offset}"
+        return BlockBeyondEndError(f"{what} are beyond the end of {self.name or f'fd {self.fd}'!r}")
+
+    def take(self, waited: bool) -> Piece:
+        """Take the first piece out of the line, to hand it out, and look further ahead. It stays pinned until `settle`."""
+        piece = self.line.popleft()
+        if piece.io:
+            self._ios -= 1
+            self.distance.done(waited)
+            self.stats.wait_count += waited
+        self._forget(piece)
+        return piece
+
+    def further(self) -> None:
+        """Look ahead, as the first block of what was taken is handed out, if a quarter of `max_ios` is free."""
+        if 4 * self._ios > 3 * self.distance.max_ios or self._alone:
+            return
+        self.pinned -= 1
+        try:
+            self.go()
+        finally:
+            self.pinned += 1
+
+    def settle(self, piece: Piece) -> None:
+        """All its blocks have been handed out."""
+        self.pinned -= piece.units
+        self.give_back(piece)
+
+    def give_back(self, piece: Piece) -> None:
+        memory, piece.memory = piece.memory, None
+        if memory is not None:
+            self._held -= memory.size
+            self.pool.give(memory)
+
+    def _forget(self, piece: Piece) -> None:
+        window = self._window
+        if window and piece.handle is not None:
+            for at in piece.starts()[:-1]:
+                if window.get(piece.offset + at, (None,))[0] is piece:
+                    del window[piece.offset + at]
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def discard(self) -> list[Piece]:
+        """Forget all that is pending and end what is under way; returns that."""
+        line, self.line = self.line, deque()
+        self._run, self._ios = None, 0
+        self._window.clear()
+        engine = self.engine
+        under_way = []
+        for piece in line:
+            self.pinned -= piece.units
+            handle = piece.handle
+            if handle is not None and handle.state != COMPLETE:
+                engine.cancel(handle)
+                if handle.state != COMPLETE:
+                    under_way.append(piece)
+            self.give_back(piece)
+        return under_way
+
+
+def _at_once(_: Piece) -> bool:
+    return True
+
+
+def _arrived(loop: Loop, piece: Piece, handle: Handle) -> None:
+    """Called by the engine. It knows nothing of the stream, which may be gone."""
+    if handle.res >= 0:
+        piece.done = handle.done
+    handle.on_done = None  # they would hold each other, and the memory, until the garbage is collected
+    if piece.waiter is not None:
+        loop.wake(piece.waiter)

@@ -1,0 +1,106 @@
+"""A piece of a read stream: a run of neighbours that was had together, from when it is asked for until it is handed out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+from ..buffers import Memory
+from ..handle import COMPLETE, Handle
+from .blocks import Block, Run
+
+__all__ = ["Piece"]
+
+
+class Piece:
+    """See the module. Bytes, but `units`: how many blocks of the stream's size it comes to."""
+
+    __slots__ = (
+        "again", "at", "base", "done", "error", "handle", "io", "items", "length", "memory", "offset", "size", "sizes",
+        "units", "view", "waiter",
+    )  # fmt: skip
+
+    def __init__(self, run: Run, size: int) -> None:
+        self.offset, self.length = run.offset, run.end - run.offset
+        self.items: Sequence[Any] = run.items
+        self.sizes, self.size = run.sizes, size
+        self.units = run.units
+        self.done = 0  # how many there are; fewer than `length`: the file ends in it
+        self.memory: Memory | None = None  # the stream's, until it has been handed out
+        self.view: memoryview | None = None
+        self.handle: Handle | None = None
+        self.io = False  # it counts as an I/O
+        self.base: Piece | None = None  # who has its one block already,
+        self.at = 0  # and where
+        self.again = False  # it is still to be asked for, by itself
+        self.error: BaseException | None = None
+        self.waiter: Any = None
+
+    def finished(self) -> bool:
+        return self.handle is None or self.handle.state == COMPLETE
+
+    def failed(self) -> bool:
+        handle = self.handle
+        return handle is not None and handle.state == COMPLETE and (handle.res < 0 or handle.exception is not None)
+
+    def starts(self) -> list[int]:
+        """Where its blocks begin in it, and behind them its length."""
+        if self.sizes is None:
+            return list(range(0, self.length + 1, self.size))
+        return [0, *accumulate(self.sizes)]
+
+    def there(self) -> int:
+        """How many of its blocks have at least one byte."""
+        if self.done >= self.length:
+            return len(self.items)
+        if self.sizes is None:
+            return -(-self.done // self.size)
+        return sum(start < self.done for start in self.starts()[:-1])
+
+    def split(self, k: int) -> list[Piece]:
+        """Keep the first `k` blocks; the others, each by itself."""
+        rest = []
+        for i, start in enumerate(self.starts()[:-1]):
+            if i >= k:
+                run = Run(self.offset + start)
+                length = self.size if self.sizes is None else self.sizes[i]
+                run.end, run.items = run.offset + length, [self.items[i]]
+                run.sizes = None if length == self.size else [length]
+                run.units = -(-length // self.size)
+                rest.append(Piece(run, self.size))
+        if k:
+            self.length = self.starts()[k]
+            self.items = self.items[:k]
+            if self.sizes is not None:
+                self.sizes = self.sizes[:k]
+            self.units -= sum(piece.units for piece in rest)
+        return rest
+
+    def blocks(self, copied: bool) -> list[Block[Any]]:
+        """What is handed out; `copied`: with memory of their own."""
+        if self.base is not None:
+            assert self.base.view is not None
+            view = self.base.view[self.at : self.at + self.done].toreadonly()
+        else:
+            assert self.view is not None
+            view = self.view[: self.done].toreadonly()
+        if copied:
+            view = memoryview(bytes(view))
+        offset, size = self.offset, self.size
+        if self.sizes is None:
+            if len(self.items) == 1:
+                return [Block(offset, view, self.items[0])]
+            return [
+                Block(offset + at, view[at : at + size], item)
+                for at, item in zip(range(0, self.length, size), self.items, strict=True)
+            ]
+        starts = self.starts()
+        return [
+            Block(offset + at, view[at:end], item)
+            for at, end, item in zip(starts, starts[1:], self.items, strict=False)
+        ]
+
+    def bad(self, error: BaseException) -> Block[Any]:
+        """Its one block, which could not be read."""
+        return Block(self.offset, memoryview(b""), self.items[0], error)

@@ -1,0 +1,455 @@
+"""The read stream: PostgreSQL's `read_stream.c`, for an `async for`. What people hold; `look_ahead.py` does the work.
+
+Cancelling: nothing leaves the line while something is awaited, so that a cancelled `anext()` loses no block.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections import deque
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from operator import index, length_hint
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, overload
+
+from ..buffers import Memory, Pool
+from ..engine import Engine
+from ..errors import AioringError, os_error
+from ..files.ring_io import close_fd
+from ..handle import Handle
+from ..kernel import at_once
+from ..operations import CLOSE
+from ..ring import Ring, get_ring
+from ..ring.define import descriptor
+from .blocks import Block, Elements, Source, Span
+from .distance import Distance
+from .look_ahead import LookAhead
+from .pieces import Piece
+from .pump import Pumped
+from .stats import StreamStats
+
+__all__ = ["Batches", "ReadStream", "read_stream"]
+
+T = TypeVar("T")
+
+_KEPT = 16 << 20  # bytes of memory that a ring keeps for its next streams
+_BLKGETSIZE64 = 0x80081272  # linux/fs.h
+_LENT = 4  # windows: what may be kept by the consumer before it gets copies, where no `max_bytes` is said
+
+
+class Settings:
+    """What `read_stream` was asked for."""
+
+    __slots__ = ("blocks", "combine", "full", "key", "max_bytes", "max_ios", "raises", "size")
+
+    def __init__(
+        self,
+        blocks: Any,
+        key: Callable[[Any], Any] | None,
+        block_size: int,
+        max_ios: int,
+        combine_limit: int,
+        max_bytes: int | None,
+        full: bool,
+        raises: bool,
+    ) -> None:
+        self.size, self.max_ios = _at_least(block_size, 1, "block_size"), _at_least(max_ios, 0, "max_ios")
+        self.combine = max(_at_least(combine_limit, 1, "combine_limit") // self.size, 1)  # blocks
+        window = (max(max_ios, 1) + 1) * self.combine * self.size
+        self.max_bytes = window * _LENT if max_bytes is None else _at_least(max_bytes, 1, "max_bytes")
+        self.full, self.raises, self.key = full, raises, key
+        if blocks is not None and not isinstance(blocks, range) and not hasattr(blocks, "__aiter__"):
+            blocks = iter(blocks)
+        self.blocks = blocks
+
+    def distance(self) -> Distance:
+        capacity = max(min((max(self.max_ios, 1) + 1) * self.combine, self.max_bytes // self.size), 1)
+        return Distance(capacity, self.combine, max(self.max_ios, 1), self.full)
+
+    def source(self, file_size: int, engine: Engine) -> Source:
+        blocks, size = self.blocks, self.size
+        if blocks is None:
+            blocks = range(-(-file_size // size))
+        if isinstance(blocks, range) and self.key is None and blocks.step == 1 and blocks.start >= 0:
+            return Span(blocks, size)
+        if hasattr(blocks, "__aiter__"):
+            return Pumped(aiter(blocks), self.key, size, self.combine * size, engine.loop)
+        return Elements(iter(blocks), self.key, size, self.combine * size)
+
+
+def _at_least(value: int, least: int, name: str) -> int:
+    value = index(value)
+    if value < least:
+        raise ValueError(f"{name} {value}: must be at least {least}")
+    return value
+
+
+class ReadStream(Generic[T]):
+    """What `read_stream` gives: an async iterator over `Block`s, and an async context manager.
+
+    One task at a time may iterate. `stats` says what it has done; `str(stream.stats)` is PostgreSQL's line of EXPLAIN.
+    """
+
+    def __init__(self, file: Any, settings: Settings, ring: Ring | None) -> None:
+        self._file, self._settings = file, settings
+        self._given_ring = ring
+        self._ring: Any = None
+        self._ahead: LookAhead | None = None
+        self._fd = -1
+        self._own = False  # the fd
+        self._name: Any = None
+        self._blocks: Iterator[Block[T]] = iter(())  # of the piece that is being handed out
+        self._piece: Piece | None = None
+        self._counted = 0  # how many of its blocks `_stats` knows
+        self._before = 0  # what was pinned before it
+        self._lent: deque[Memory] = deque()  # handed out, and perhaps still looked at
+        self._busy = self._over = self._paused = self._closed = False
+        self._stats = StreamStats(settings.distance().capacity)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    # Hot path: once per block; measured in benchmarks/streams.py. All blocks of a piece are made when it is reached.
+
+    async def __anext__(self) -> Block[T]:
+        for block in self._blocks:
+            return block
+        self._blocks = blocks = iter(await self._next())
+        return next(blocks)
+
+    def batches(self) -> Batches[T]:
+        """The blocks as lists of those that are ready, one at least: for who would rather loop than await each."""
+        return Batches(self)
+
+    @property
+    def stats(self) -> StreamStats:
+        """What the stream has done so far."""
+        piece = self._piece
+        if piece is not None:
+            n = len(piece.items) - length_hint(self._blocks) - self._counted
+            if n:
+                self._stats.handed_out(n, self._before - self._counted)
+                self._counted += n
+        return self._stats
+
+    async def __aenter__(self) -> Self:
+        if self._ahead is None:
+            await self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def pause(self) -> None:
+        """Ask for no more blocks: what is under way is handed out, then iterating ends, until `resume`. (For a source that
+        depends on what has been read: PostgreSQL's `read_stream_pause`.)"""
+        self._paused = True
+        if self._ahead is not None:
+            self._ahead.paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`: iterate again."""
+        self._paused = False
+        if self._ahead is not None:
+            self._ahead.paused = False
+
+    async def reset(self, blocks: Any = None) -> None:
+        """Discard all that has not been handed out, without reading it, and begin anew, with other blocks, as at the start.
+
+        `blocks` as in `read_stream`. Waits for what is in flight. Raises as `read_stream`.
+        """
+        self._check_idle()
+        self._busy = True
+        try:
+            await self._discard()
+            old = self._settings
+            self._settings = Settings(
+                blocks, old.key, old.size, old.max_ios, old.combine * old.size, old.max_bytes, old.full, old.raises
+            )
+            self._over = self._closed = False
+            self.resume()
+        finally:
+            self._busy = False
+
+    async def aclose(self) -> None:
+        """Discard what is pending without reading it, end what is in flight and wait for that, and close the file if the
+        stream has opened it. Blocks that were handed out stay true. Cancelled, it goes on in the background.
+        """
+        self._over = self._closed = True
+        await self._discard()
+
+    # --- handing out --------------------------------------------------------------------------------------------------
+
+    def _check_idle(self) -> None:
+        if self._busy:
+            raise AioringError("this read stream is iterated by another task at this moment: give each task its own")
+
+    async def _next(self) -> list[Block[T]]:
+        """The blocks of the next piece, one at least."""
+        self._check_idle()
+        if self._over:
+            raise StopAsyncIteration
+        self._busy = True
+        try:
+            self._settle()
+            ahead = self._ahead or await self._start()
+            engine = ahead.engine
+            engine.check()
+            await engine.loop.checkpoint()
+            while not ahead.line:
+                ahead.go()
+                if ahead.line:
+                    break
+                source = ahead.source
+                if ahead.spent:
+                    await engine.budget.turn()
+                    engine.check()
+                elif source.ended:
+                    await self._end(source)
+                elif self._paused:
+                    raise StopAsyncIteration
+                else:
+                    await source.wait()
+            return self._hand_out(ahead, await ahead.ready())
+        finally:
+            self._busy = False
+
+    def _hand_out(self, ahead: LookAhead, waited: bool) -> list[Block[T]]:
+        error = ahead.error_of(ahead.line[0])
+        before = ahead.pinned
+        piece = ahead.take(waited)
+        self._piece, self._before, self._counted = piece, before, 0
+        self._blocks = iter(())
+        ahead.further()
+        if error is None:
+            return piece.blocks(self._copies())
+        if not self._settings.raises:
+            return [piece.bad(error)]
+        try:
+            raise error
+        finally:
+            del error  # it holds this frame
+
+    def _settle(self) -> None:
+        """All of the piece has been handed out."""
+        piece, ahead = self._piece, self._ahead
+        if piece is None or ahead is None:
+            return
+        self._blocks = iter(())
+        self._stats.handed_out(len(piece.items) - self._counted, self._before - self._counted)
+        self._piece = None
+        if piece.memory is not None:
+            self._lent.append(piece.memory)
+        ahead.settle(piece)
+
+    def _copies(self) -> bool:
+        """Whether the consumer keeps so much of the memory that was lent that it is given copies instead."""
+        lent = self._lent
+        for _ in range(min(len(lent), 4)):
+            memory = lent.popleft()
+            if not memory.free():
+                lent.append(memory)
+        return bool(lent) and sum(memory.size for memory in lent) > self._settings.max_bytes
+
+    # --- the file -----------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> LookAhead:
+        if self._closed:
+            raise AioringError("this read stream is closed")
+        ring: Any = get_ring() if self._given_ring is None else self._given_ring
+        engine: Engine = ring._engine
+        self._ring = ring
+        if self._fd < 0:
+            await self._open(ring)
+        try:
+            size = await self._size(ring)
+        except BaseException:
+            await self._close()
+            raise
+        pool = ring._stream_memory
+        if pool is None:
+            pool = ring._stream_memory = Pool(_KEPT)
+        settings = self._settings
+        distance = settings.distance()
+        self._ahead = ahead = LookAhead(
+            engine, pool, ring._cache, self._fd, self._name, settings.source(size, engine), distance, settings.size,
+            settings.max_bytes, self._stats, settings.max_ios == 0,
+        )  # fmt: skip
+        ahead.paused = self._paused
+        return ahead
+
+    async def _open(self, ring: Any) -> None:
+        file = self._file
+        if isinstance(file, (str, bytes, os.PathLike)):
+            self._name = os.fspath(file)
+            self._fd = await ring._open_file(self._name, os.O_RDONLY | os.O_CLOEXEC)
+            self._own = True
+            return
+        raw = getattr(file, "_raw", None)  # an open file of ours, in whatever dialect
+        if raw is None:
+            self._fd = descriptor(file)
+        else:
+            raw.check("I/O operation on closed file.")
+            self._fd, self._name = raw.fd, raw.name
+
+    async def _size(self, ring: Any) -> int:
+        """Of a file that can be read at an offset. Raises for any other."""
+        status = at_once.stat_of_fd(self._fd)
+        if status is None:
+            status = await ring.stat(self._fd)
+        if stat.S_ISREG(status.st_mode):
+            return int(status.st_size)
+        if stat.S_ISBLK(status.st_mode):
+            (size,) = struct.unpack("=Q", fcntl.ioctl(self._fd, _BLKGETSIZE64, bytes(8)))
+            return int(size)
+        code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.ESPIPE
+        raise os_error(code, self._name, note="aioring: a read stream reads a regular file, or a block device")
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    async def _end(self, source: Source) -> None:
+        """No more blocks: of an error of the source, say so."""
+        self._over = True
+        error, source.failed = source.failed, None
+        await self._discard()
+        try:
+            raise error or StopAsyncIteration
+        finally:
+            del error
+
+    async def _discard(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        self._blocks, self._piece = iter(()), None
+        self._lent.clear()
+        if ahead is None:
+            return
+        ahead.source.close()
+        engine = ahead.engine
+        try:
+            if engine.open:
+                for piece in ahead.discard():
+                    await engine.loop.park(piece, _at_once)
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if self._own and fd >= 0:
+            self._own = False
+            await close_fd(self._ring, fd)
+
+    def __del__(self) -> None:
+        ahead = self.__dict__.get("_ahead")
+        if ahead is None:
+            return
+        ahead.source.close()
+        engine, fd = ahead.engine, self._fd if self._own else -1
+        if not engine.ended and engine.loop.running_here():
+            under_way = ahead.discard() if engine.open else []
+            if under_way and fd >= 0:
+                close = Handle(CLOSE, fd)  # behind what is in flight
+                close.orphan = True
+                engine.ask(close)
+                return
+        if fd >= 0:
+            os.close(fd)
+
+
+def _at_once(_: Any) -> bool:
+    return True
+
+
+class Batches(Generic[T]):
+    """What `ReadStream.batches` gives."""
+
+    def __init__(self, stream: ReadStream[T]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Block[T]]:
+        stream = self._stream
+        return list(stream._blocks) or await stream._next()
+
+
+@overload
+def read_stream(
+    file: Any,
+    blocks: range | None = None,
+    *,
+    key: None = None,
+    block_size: int = 8192,
+    max_ios: int = 16,
+    combine_limit: int = 128 << 10,
+    max_bytes: int | None = None,
+    full: bool = False,
+    errors: Literal["raise", "yield"] = "raise",
+    ring: Ring | None = None,
+) -> ReadStream[int]: ...
+@overload
+def read_stream(
+    file: Any,
+    blocks: Iterable[T] | AsyncIterable[T],
+    *,
+    key: Callable[[T], int | tuple[int, int]] | None = None,
+    block_size: int = 8192,
+    max_ios: int = 16,
+    combine_limit: int = 128 << 10,
+    max_bytes: int | None = None,
+    full: bool = False,
+    errors: Literal["raise", "yield"] = "raise",
+    ring: Ring | None = None,
+) -> ReadStream[T]: ...
+def read_stream(
+    file: Any,
+    blocks: Any = None,
+    *,
+    key: Any = None,
+    block_size: int = 8192,
+    max_ios: int = 16,
+    combine_limit: int = 128 << 10,
+    max_bytes: int | None = None,
+    full: bool = False,
+    errors: Literal["raise", "yield"] = "raise",
+    ring: Ring | None = None,
+) -> ReadStream[Any]:
+    """Read blocks in the order in which `blocks` names them, with look-ahead: `async for block in read_stream(file)`.
+
+    The stream asks `blocks` for what will be wanted, makes one I/O of neighbours, and has as many of them in flight as the
+    consumer needs in order not to wait, and no more: PostgreSQL 19's read stream (`read_stream.c`). What the page cache has
+    is taken from there, without any I/O.
+
+    `file`: a path, which the stream opens and closes; an fd, anything with `fileno()`, or an open file of aioring's, which
+    stay open as long as somebody iterates. What an open file has not flushed is not seen. `blocks`: any iterable or async
+    iterable of block numbers, or of pairs of offset and length in bytes; None: the whole file, as large as it is at the
+    start. `key` maps any other element to one of these; `block.item` is the element.
+
+    `block_size`: bytes of a numbered block. `max_ios`: I/Os in flight at most; 0: one at a time, only when it is wanted.
+    `combine_limit`: bytes of one I/O at most, but for a larger block. `max_bytes`: of all memory under way (default: what
+    `max_ios` and `combine_limit` come to), and of memory that the consumer keeps: beyond, blocks come as copies (default: 4
+    times as much). `full`: begin with one I/O of `combine_limit` instead of one block.
+
+    `errors`: "raise" raises what went wrong with a block at its place, and the next `anext()` goes on behind it; "yield"
+    gives a block with `error` set and no data.
+
+    `async with` closes it: who leaves the loop early uses that. One task at a time may iterate. Cancelling loses no block.
+
+    Raises:
+        ValueError, TypeError: an argument makes no sense (at once); an element is no block (at its place).
+        BlockBeyondEndError: the file has no byte of a block.
+        OSError: as open(2) and pread(2), with the file name; ESPIPE for what cannot seek.
+        AioringError: two tasks iterate at once.
+        RingClosedError, WrongLoopError: as `Ring.read`.
+        Exception: whatever `blocks` or `key` raises, behind all blocks that were asked for before; it ends the stream.
+    """
+    if errors not in ("raise", "yield"):
+        raise ValueError(f"errors {errors!r}: must be 'raise' or 'yield'")
+    settings = Settings(blocks, key, block_size, max_ios, combine_limit, max_bytes, full, errors == "raise")
+    return ReadStream(file, settings, ring)
