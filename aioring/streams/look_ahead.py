@@ -13,7 +13,6 @@ import errno
 import os
 from collections import deque
 from functools import partial
-from typing import Any
 
 from ..buffers import Pool
 from ..engine import Engine
@@ -23,11 +22,12 @@ from ..handle import COMPLETE, Handle
 from ..kernel import at_once
 from ..loops import Loop
 from ..operations import READINTO
-from ..ring.page_cache import NOWAIT
+from ..ring.page_cache import NOWAIT, PageCache
 from .blocks import Run, Source
-from .distance import Distance
 from .pieces import Piece
+from .settings import Settings
 from .stats import StreamStats
+from .target import Target
 
 __all__ = ["LookAhead"]
 
@@ -42,27 +42,24 @@ class LookAhead:
         self,
         engine: Engine,
         pool: Pool,
-        cache: Any,
-        fd: int,
-        name: Any,
+        cache: PageCache,
+        target: Target,
         source: Source,
-        distance: Distance,
-        block_size: int,
-        max_bytes: int,
+        settings: Settings,
         stats: StreamStats,
-        alone: bool,
     ) -> None:
-        self.engine, self.pool, self.source, self.distance = engine, pool, source, distance
-        self.fd, self.name, self.size = fd, name, block_size
+        self.engine, self.pool, self.source, self.distance = engine, pool, source, settings.distance()
+        self.fd, self.name, self.size = target.fd, target.name, settings.size
         self.stats = stats
         self.line: deque[Piece] = deque()
         self.pinned = 0  # units that were asked for and have not been handed out
         self.paused = False
         self.spent = False  # the budget was, when the page cache was to be asked
-        self._alone = alone  # one I/O at a time, and nothing is read ahead
-        self._max_bytes = max_bytes
+        self._alone = settings.max_ios == 0  # one I/O at a time, and nothing is read ahead
+        self._max_bytes = settings.max_bytes
         self._cache = cache
-        self._asks = bool(cache.on)
+        self._align = target.align
+        self._asks = bool(cache.on) and not target.align
         self._nowait = NOWAIT
         self._by_workers = False
         self._run: Run | None = None  # pending
@@ -123,8 +120,9 @@ class LookAhead:
             self.spent = not self.pinned
             budget.spent()
             return False
-        memory = self.pool.take(length)
-        view = memory.view(length)
+        lead = run.offset % self._align if self._align else 0
+        memory = self.pool.take(self._span(lead, length))
+        view = memory.view(lead + length)[lead:]
         had = self._had(view, run.offset) if asks else -1
         rest = None
         if had >= 0:
@@ -137,7 +135,7 @@ class LookAhead:
                 else:
                     had = -1
         piece = Piece(run, self.size)
-        piece.memory, piece.view = memory, view
+        piece.memory, piece.view, piece.lead = memory, view, lead
         self._held += memory.size
         self._run, self._cold = rest, rest is not None
         self.line.append(piece)
@@ -174,10 +172,16 @@ class LookAhead:
             self._asks, self._by_workers = False, True
             return -1
 
+    def _span(self, lead: int, length: int) -> int:
+        """What has to be read of it: with O_DIRECT whole sectors."""
+        align = self._align
+        return -(-(lead + length) // align) * align if align else length
+
     def _ask(self, piece: Piece) -> None:
-        view = piece.view
-        assert view is not None
-        piece.handle = handle = Handle(READINTO, self.fd, piece.offset, len(view))
+        assert piece.memory is not None
+        n = self._span(piece.lead, piece.length)
+        view = piece.memory.view(n)
+        piece.handle = handle = Handle(READINTO, self.fd, piece.offset - piece.lead, n)
         handle.view, handle.name = view, self.name
         handle.by_workers = self._by_workers
         handle.on_done = partial(_arrived, self.engine.loop, piece)
@@ -212,8 +216,9 @@ class LookAhead:
         while True:
             if piece.again:
                 piece.again = False
-                memory = piece.memory = self.pool.take(piece.length)
-                piece.view = memory.view(piece.length)
+                piece.lead = lead = piece.offset % self._align if self._align else 0
+                memory = piece.memory = self.pool.take(self._span(lead, piece.length))
+                piece.view = memory.view(lead + piece.length)[lead:]
                 self._held += memory.size
                 self._ask(piece)
                 engine.flush()
@@ -265,8 +270,8 @@ class LookAhead:
                 return error.with_traceback(None)
         if piece.done:
             return None
-        what = f"{piece.length} bytes at offset {piece.offset}"
-        return BlockBeyondEndError(f"{what} are beyond the end of {self.name or f'fd {self.fd}'!r}")
+        name = f"fd {self.fd}" if self.name is None else repr(self.name)
+        return BlockBeyondEndError(f"{piece.length} bytes at offset {piece.offset} are beyond the end of {name}")
 
     def take(self, waited: bool) -> Piece:
         """Take the first piece out of the line, to hand it out, and look further ahead. It stays pinned until `settle`."""
@@ -332,8 +337,7 @@ def _at_once(_: Piece) -> bool:
 
 def _arrived(loop: Loop, piece: Piece, handle: Handle) -> None:
     """Called by the engine. It knows nothing of the stream, which may be gone."""
-    if handle.res >= 0:
-        piece.done = handle.done
+    piece.arrived(handle)
     handle.on_done = None  # they would hold each other, and the memory, until the garbage is collected
     if piece.waiter is not None:
         loop.wake(piece.waiter)

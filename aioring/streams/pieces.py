@@ -17,7 +17,7 @@ class Piece:
     """See the module. Bytes, but `units`: how many blocks of the stream's size it comes to."""
 
     __slots__ = (
-        "again", "at", "base", "done", "error", "handle", "io", "items", "length", "memory", "offset", "size", "sizes",
+        "again", "at", "base", "done", "handle", "io", "items", "lead", "length", "memory", "offset", "size", "sizes",
         "units", "view", "waiter",
     )  # fmt: skip
 
@@ -29,16 +29,20 @@ class Piece:
         self.done = 0  # how many there are; fewer than `length`: the file ends in it
         self.memory: Memory | None = None  # the stream's, until it has been handed out
         self.view: memoryview | None = None
+        self.lead = 0  # what is read before it: O_DIRECT reads whole sectors
         self.handle: Handle | None = None
         self.io = False  # it counts as an I/O
         self.base: Piece | None = None  # who has its one block already,
         self.at = 0  # and where
         self.again = False  # it is still to be asked for, by itself
-        self.error: BaseException | None = None
         self.waiter: Any = None
 
     def finished(self) -> bool:
         return self.handle is None or self.handle.state == COMPLETE
+
+    def arrived(self, handle: Handle) -> None:
+        if handle.res >= 0:
+            self.done = min(max(handle.done - self.lead, 0), self.length)
 
     def failed(self) -> bool:
         handle = self.handle

@@ -5,87 +5,31 @@ Cancelling: nothing leaves the line while something is awaited, so that a cancel
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import stat
-import struct
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
-from operator import index, length_hint
+from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from ..buffers import Memory, Pool
 from ..engine import Engine
-from ..errors import AioringError, os_error
-from ..files.ring_io import close_fd
+from ..errors import AioringError
 from ..handle import Handle
-from ..kernel import at_once
 from ..operations import CLOSE
 from ..ring import Ring, get_ring
-from ..ring.define import descriptor
-from .blocks import Block, Elements, Source, Span
-from .distance import Distance
+from .blocks import Block, Source
 from .look_ahead import LookAhead
 from .pieces import Piece
-from .pump import Pumped
+from .settings import Settings
 from .stats import StreamStats
+from .target import Target
 
 __all__ = ["Batches", "ReadStream", "read_stream"]
 
 T = TypeVar("T")
 
 _KEPT = 16 << 20  # bytes of memory that a ring keeps for its next streams
-_BLKGETSIZE64 = 0x80081272  # linux/fs.h
-_LENT = 4  # windows: what may be kept by the consumer before it gets copies, where no `max_bytes` is said
-
-
-class Settings:
-    """What `read_stream` was asked for."""
-
-    __slots__ = ("blocks", "combine", "full", "key", "max_bytes", "max_ios", "raises", "size")
-
-    def __init__(
-        self,
-        blocks: Any,
-        key: Callable[[Any], Any] | None,
-        block_size: int,
-        max_ios: int,
-        combine_limit: int,
-        max_bytes: int | None,
-        full: bool,
-        raises: bool,
-    ) -> None:
-        self.size, self.max_ios = _at_least(block_size, 1, "block_size"), _at_least(max_ios, 0, "max_ios")
-        self.combine = max(_at_least(combine_limit, 1, "combine_limit") // self.size, 1)  # blocks
-        window = (max(max_ios, 1) + 1) * self.combine * self.size
-        self.max_bytes = window * _LENT if max_bytes is None else _at_least(max_bytes, 1, "max_bytes")
-        self.full, self.raises, self.key = full, raises, key
-        if blocks is not None and not isinstance(blocks, range) and not hasattr(blocks, "__aiter__"):
-            blocks = iter(blocks)
-        self.blocks = blocks
-
-    def distance(self) -> Distance:
-        capacity = max(min((max(self.max_ios, 1) + 1) * self.combine, self.max_bytes // self.size), 1)
-        return Distance(capacity, self.combine, max(self.max_ios, 1), self.full)
-
-    def source(self, file_size: int, engine: Engine) -> Source:
-        blocks, size = self.blocks, self.size
-        if blocks is None:
-            blocks = range(-(-file_size // size))
-        if isinstance(blocks, range) and self.key is None and blocks.step == 1 and blocks.start >= 0:
-            return Span(blocks, size)
-        if hasattr(blocks, "__aiter__"):
-            return Pumped(aiter(blocks), self.key, size, self.combine * size, engine.loop)
-        return Elements(iter(blocks), self.key, size, self.combine * size)
-
-
-def _at_least(value: int, least: int, name: str) -> int:
-    value = index(value)
-    if value < least:
-        raise ValueError(f"{name} {value}: must be at least {least}")
-    return value
 
 
 class ReadStream(Generic[T]):
@@ -95,13 +39,10 @@ class ReadStream(Generic[T]):
     """
 
     def __init__(self, file: Any, settings: Settings, ring: Ring | None) -> None:
-        self._file, self._settings = file, settings
+        self._settings = settings
         self._given_ring = ring
-        self._ring: Any = None
+        self._target = Target(file)
         self._ahead: LookAhead | None = None
-        self._fd = -1
-        self._own = False  # the fd
-        self._name: Any = None
         self._blocks: Iterator[Block[T]] = iter(())  # of the piece that is being handed out
         self._piece: Piece | None = None
         self._counted = 0  # how many of its blocks `_stats` knows
@@ -170,7 +111,15 @@ class ReadStream(Generic[T]):
             await self._discard()
             old = self._settings
             self._settings = Settings(
-                blocks, old.key, old.size, old.max_ios, old.combine * old.size, old.max_bytes, old.full, old.raises
+                blocks,
+                old.key,
+                old.size,
+                old.max_ios,
+                old.combine * old.size,
+                old.max_bytes,
+                old.direct,
+                old.full,
+                old.raises,
             )
             self._over = self._closed = False
             self.resume()
@@ -257,59 +206,20 @@ class ReadStream(Generic[T]):
                 lent.append(memory)
         return bool(lent) and sum(memory.size for memory in lent) > self._settings.max_bytes
 
-    # --- the file -----------------------------------------------------------------------------------------------------
-
     async def _start(self) -> LookAhead:
         if self._closed:
             raise AioringError("this read stream is closed")
         ring: Any = get_ring() if self._given_ring is None else self._given_ring
         engine: Engine = ring._engine
-        self._ring = ring
-        if self._fd < 0:
-            await self._open(ring)
-        try:
-            size = await self._size(ring)
-        except BaseException:
-            await self._close()
-            raise
+        settings, target = self._settings, self._target
+        await target.open(ring, settings.direct)
         pool = ring._stream_memory
         if pool is None:
             pool = ring._stream_memory = Pool(_KEPT)
-        settings = self._settings
-        distance = settings.distance()
-        self._ahead = ahead = LookAhead(
-            engine, pool, ring._cache, self._fd, self._name, settings.source(size, engine), distance, settings.size,
-            settings.max_bytes, self._stats, settings.max_ios == 0,
-        )  # fmt: skip
+        source = settings.source(target.size, engine.loop)
+        self._ahead = ahead = LookAhead(engine, pool, ring._cache, target, source, settings, self._stats)
         ahead.paused = self._paused
         return ahead
-
-    async def _open(self, ring: Any) -> None:
-        file = self._file
-        if isinstance(file, (str, bytes, os.PathLike)):
-            self._name = os.fspath(file)
-            self._fd = await ring._open_file(self._name, os.O_RDONLY | os.O_CLOEXEC)
-            self._own = True
-            return
-        raw = getattr(file, "_raw", None)  # an open file of ours, in whatever dialect
-        if raw is None:
-            self._fd = descriptor(file)
-        else:
-            raw.check("I/O operation on closed file.")
-            self._fd, self._name = raw.fd, raw.name
-
-    async def _size(self, ring: Any) -> int:
-        """Of a file that can be read at an offset. Raises for any other."""
-        status = at_once.stat_of_fd(self._fd)
-        if status is None:
-            status = await ring.stat(self._fd)
-        if stat.S_ISREG(status.st_mode):
-            return int(status.st_size)
-        if stat.S_ISBLK(status.st_mode):
-            (size,) = struct.unpack("=Q", fcntl.ioctl(self._fd, _BLKGETSIZE64, bytes(8)))
-            return int(size)
-        code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.ESPIPE
-        raise os_error(code, self._name, note="aioring: a read stream reads a regular file, or a block device")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -336,20 +246,14 @@ class ReadStream(Generic[T]):
                 for piece in ahead.discard():
                     await engine.loop.park(piece, _at_once)
         finally:
-            await self._close()
-
-    async def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if self._own and fd >= 0:
-            self._own = False
-            await close_fd(self._ring, fd)
+            await self._target.close()
 
     def __del__(self) -> None:
         ahead = self.__dict__.get("_ahead")
         if ahead is None:
             return
         ahead.source.close()
-        engine, fd = ahead.engine, self._fd if self._own else -1
+        engine, fd = ahead.engine, self._target.let_go()
         if not engine.ended and engine.loop.running_here():
             under_way = ahead.discard() if engine.open else []
             if under_way and fd >= 0:
@@ -389,6 +293,7 @@ def read_stream(
     max_ios: int = 16,
     combine_limit: int = 128 << 10,
     max_bytes: int | None = None,
+    direct: bool | Literal["try"] = False,
     full: bool = False,
     errors: Literal["raise", "yield"] = "raise",
     ring: Ring | None = None,
@@ -403,6 +308,7 @@ def read_stream(
     max_ios: int = 16,
     combine_limit: int = 128 << 10,
     max_bytes: int | None = None,
+    direct: bool | Literal["try"] = False,
     full: bool = False,
     errors: Literal["raise", "yield"] = "raise",
     ring: Ring | None = None,
@@ -416,6 +322,7 @@ def read_stream(
     max_ios: int = 16,
     combine_limit: int = 128 << 10,
     max_bytes: int | None = None,
+    direct: bool | Literal["try"] = False,
     full: bool = False,
     errors: Literal["raise", "yield"] = "raise",
     ring: Ring | None = None,
@@ -434,7 +341,10 @@ def read_stream(
     `block_size`: bytes of a numbered block. `max_ios`: I/Os in flight at most; 0: one at a time, only when it is wanted.
     `combine_limit`: bytes of one I/O at most, but for a larger block. `max_bytes`: of all memory under way (default: what
     `max_ios` and `combine_limit` come to), and of memory that the consumer keeps: beyond, blocks come as copies (default: 4
-    times as much). `full`: begin with one I/O of `combine_limit` instead of one block.
+    times as much). `direct`: past the page cache (O_DIRECT): the device is the limit, and what is read leaves the cache of
+    others alone. Offsets, block sizes and the file's end need no alignment: whole sectors are read, and cut. "try" goes
+    through the page cache where the file system refuses. An fd without O_DIRECT is opened once more for it. `full`: begin
+    with one I/O of `combine_limit` instead of one block.
 
     `errors`: "raise" raises what went wrong with a block at its place, and the next `anext()` goes on behind it; "yield"
     gives a block with `error` set and no data.
@@ -451,5 +361,5 @@ def read_stream(
     """
     if errors not in ("raise", "yield"):
         raise ValueError(f"errors {errors!r}: must be 'raise' or 'yield'")
-    settings = Settings(blocks, key, block_size, max_ios, combine_limit, max_bytes, full, errors == "raise")
+    settings = Settings(blocks, key, block_size, max_ios, combine_limit, max_bytes, direct, full, errors == "raise")
     return ReadStream(file, settings, ring)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import fcntl
 import gc
+import mmap
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,7 +19,7 @@ from anyio.lowlevel import checkpoint
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 import aioring
-from aioring import AioringError, Block, BlockBeyondEndError, read_stream
+from aioring import AioringError, Block, BlockBeyondEndError, buffers, read_stream
 from aioring.testing import Recording, Scripted, Trace
 from tests.conftest import open_fds, pattern
 from tests.harness import SOON, all_over, begin, cancelled_again_and_again, ticks
@@ -711,3 +714,89 @@ async def test_recorded_it_asks_for_every_byte_once(anyio_backend: Any, large: P
         assert b"".join([bytes(block) async for block in read_stream(large, ring=ring)]) == WHOLE
     # The last reads up to the end of its block, and once more to see that there is no more.
     assert sum(ios(trace)) in (123 * BLOCK, 123 * BLOCK + (123 * BLOCK - SIZE))
+
+
+# --- direct -----------------------------------------------------------------------------------------------------------
+
+
+def resident(path: Path) -> int:
+    """How many pages of it are in the page cache (mincore(2))."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        view = memoryview(mapped)
+        at = buffers.view_address(view)
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(at), ctypes.c_size_t(len(mapped)), pages) == 0
+        view.release()
+        return sum(page & 1 for page in pages)
+
+
+def uncached(path: Path) -> None:
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+async def test_direct_reads_past_the_page_cache_whatever_is_aligned(ring: aioring.Ring, large: Path) -> None:
+    uncached(large)
+    before = resident(large)
+    asked: list[Any] = [0, 5, 6, 7, 122, (100, 5), (8191, 2), (SIZE - 1, 1), (SIZE - 10_000, 50_000), 3, 3]
+    async with read_stream(large, asked, direct=True, ring=ring) as stream:
+        assert fcntl.fcntl(stream._target.fd, fcntl.F_GETFL) & os.O_DIRECT
+        for block in await all_of(stream):
+            offset, n = block.item if isinstance(block.item, tuple) else (block.item * BLOCK, BLOCK)
+            assert (block.offset, bytes(block)) == (offset, part(offset, n))
+    for size in (1, 1000, 4096, 100_000):
+        blocks = await all_of(read_stream(large, range(7), block_size=size, direct=True, ring=ring))
+        assert b"".join(map(bytes, blocks)) == WHOLE[: 7 * size]
+    assert b"".join([bytes(block) async for block in read_stream(large, direct=True, ring=ring)]) == WHOLE
+    assert resident(large) == before
+    assert stream.stats.hit_count == 0
+    with pytest.raises(BlockBeyondEndError):
+        await all_of(read_stream(large, [200], direct=True, ring=ring))
+
+
+async def test_direct_over_what_is_open_leaves_its_flags_alone(ring: aioring.Ring, large: Path) -> None:
+    fd = os.open(large, os.O_RDONLY)
+    direct = os.open(large, os.O_RDONLY | os.O_DIRECT)
+    async with read_stream(fd, direct=True, ring=ring) as stream:
+        assert b"".join([bytes(block) async for batch in stream.batches() for block in batch]) == WHOLE
+    async with read_stream(direct, block_size=1000, ring=ring) as stream:
+        assert stream._target.fd == direct
+        assert b"".join([bytes(block) async for block in stream]) == WHOLE
+    assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
+    os.close(fd)
+    os.close(direct)
+
+
+async def test_where_direct_is_refused_it_says_so_or_reads_buffered(ring: aioring.Ring, overlay: Path) -> None:
+    refused = "/proc/self/status"
+    with pytest.raises(OSError, match="Invalid argument") as raised:
+        await all_of(read_stream(refused, [0], direct=True, ring=ring))
+    assert "direct='try'" in "".join(raised.value.__notes__)
+    blocks = await all_of(read_stream(refused, [0], direct="try", ring=ring))
+    assert bytes(blocks[0]).startswith(b"Name:")
+    with open(refused, "rb") as file:
+        assert len(await all_of(read_stream(file, [0], direct="try", ring=ring))) == 1
+    with pytest.raises(ValueError, match="direct"):
+        read_stream(refused, direct="maybe")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker", "sync", "scripted"])
+@given(size=st.integers(0, 30_000), asked=ASKED, block_size=st.sampled_from([1, 512, 1000, 4096]), full=st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_sequence_direct_is_what_pread_gives(
+    tmp_path: Path, method: str, size: int, asked: list[Any], block_size: int, full: bool
+) -> None:
+    path = tmp_path / "any"
+    path.write_bytes(WHOLE[:size])
+
+    async def main() -> None:
+        made = Scripted(size, short=0.3) if method == "scripted" else method
+        async with aioring.Ring(method=made) as ring:
+            stream = read_stream(path, asked, block_size=block_size, full=full, direct=True, errors="yield", ring=ring)
+            for block in await all_of(stream):
+                offset, n = block.item if isinstance(block.item, tuple) else (block.item * block_size, block_size)
+                assert (block.offset, bytes(block)) == (offset, WHOLE[offset : min(offset + n, size)])
+        assert stream.stats.prefetch_count == len(asked)
+
+    anyio.run(main)

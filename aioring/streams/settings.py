@@ -1,0 +1,67 @@
+"""What `read_stream` was asked for, checked, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import index
+from typing import Any
+
+from ..loops import Loop
+from .blocks import Elements, Source, Span
+from .distance import Distance
+from .pump import Pumped
+
+__all__ = ["Settings"]
+
+_LENT = 4  # windows: what may be kept by the consumer before it gets copies, where no `max_bytes` is said
+
+
+class Settings:
+    """What `read_stream` was asked for."""
+
+    __slots__ = ("blocks", "combine", "direct", "full", "key", "max_bytes", "max_ios", "raises", "size")
+
+    def __init__(
+        self,
+        blocks: Any,
+        key: Callable[[Any], Any] | None,
+        block_size: int,
+        max_ios: int,
+        combine_limit: int,
+        max_bytes: int | None,
+        direct: bool | str,
+        full: bool,
+        raises: bool,
+    ) -> None:
+        if direct not in (True, False, "try"):
+            raise ValueError(f"direct {direct!r}: must be True, False or 'try'")
+        self.direct = direct
+        self.size, self.max_ios = _at_least(block_size, 1, "block_size"), _at_least(max_ios, 0, "max_ios")
+        self.combine = max(_at_least(combine_limit, 1, "combine_limit") // self.size, 1)  # blocks
+        window = (max(max_ios, 1) + 1) * self.combine * self.size
+        self.max_bytes = window * _LENT if max_bytes is None else _at_least(max_bytes, 1, "max_bytes")
+        self.full, self.raises, self.key = full, raises, key
+        if blocks is not None and not isinstance(blocks, range) and not hasattr(blocks, "__aiter__"):
+            blocks = iter(blocks)
+        self.blocks = blocks
+
+    def distance(self) -> Distance:
+        capacity = max(min((max(self.max_ios, 1) + 1) * self.combine, self.max_bytes // self.size), 1)
+        return Distance(capacity, self.combine, max(self.max_ios, 1), self.full)
+
+    def source(self, file_size: int, loop: Loop) -> Source:
+        blocks, size = self.blocks, self.size
+        if blocks is None:
+            blocks = range(-(-file_size // size))
+        if isinstance(blocks, range) and self.key is None and blocks.step == 1 and blocks.start >= 0:
+            return Span(blocks, size)
+        if hasattr(blocks, "__aiter__"):
+            return Pumped(aiter(blocks), self.key, size, self.combine * size, loop)
+        return Elements(iter(blocks), self.key, size, self.combine * size)
+
+
+def _at_least(value: int, least: int, name: str) -> int:
+    value = index(value)
+    if value < least:
+        raise ValueError(f"{name} {value}: must be at least {least}")
+    return value

@@ -1,0 +1,109 @@
+"""The file that a stream reads: a path, an fd, or an open file, through the page cache or past it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from typing import Any
+
+from ..errors import os_error
+from ..files.ring_io import close_fd
+from ..kernel import at_once
+from ..kernel.statx import direct_alignment
+from ..ring.define import descriptor
+
+__all__ = ["Target"]
+
+_O_DIRECT = getattr(os, "O_DIRECT", 0)
+_SECTOR = 4096  # bytes: suits every device seen so far
+_BLKGETSIZE64 = 0x80081272  # linux/fs.h
+
+
+class Target:
+    """`fd`: -1 where none is open. `own`: it was opened here. `align`: of O_DIRECT, in bytes; 0: it is not used."""
+
+    __slots__ = ("_file", "_ring", "align", "fd", "name", "own", "size")
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._ring: Any = None
+        self.fd, self.own = -1, False
+        self.name: Any = None
+        self.size = self.align = 0  # bytes
+
+    async def open(self, ring: Any, direct: bool | str) -> None:
+        """Raises `OSError` as open(2); ESPIPE, EISDIR for what cannot be read at an offset."""
+        self._ring = ring
+        await self._open(ring, direct)
+        try:
+            self.size = await self._measure()
+            self.align = self._alignment()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _open(self, ring: Any, direct: bool | str) -> None:
+        file = self._file
+        fd = -1
+        path: Any = None
+        if isinstance(file, (str, bytes, os.PathLike)):
+            self.name = path = os.fspath(file)
+        else:
+            raw = getattr(file, "_raw", None)  # an open file of ours, in whatever dialect
+            if raw is None:
+                fd = descriptor(file)
+            else:
+                raw.check("I/O operation on closed file.")
+                fd, self.name = raw.fd, raw.name
+            if not direct or at_once.flags_of(fd) & _O_DIRECT:
+                self.fd = fd
+                return
+        flags = os.O_RDONLY | os.O_CLOEXEC
+        if direct:
+            # An fd once more: to change its own flags would change what others read by it.
+            again = f"/proc/self/fd/{fd}" if path is None else path
+            try:
+                self.fd = await ring._open_file(again, flags | _O_DIRECT)
+            except OSError as error:
+                if error.errno != errno.EINVAL or direct != "try":
+                    if error.errno == errno.EINVAL:
+                        error.add_note("aioring: O_DIRECT is refused here; direct='try' reads through the page cache")
+                    raise
+        if self.fd < 0:
+            self.fd = fd if path is None else await ring._open_file(path, flags)
+            self.own = path is not None
+        else:
+            self.own = True
+
+    async def _measure(self) -> int:
+        status = at_once.stat_of_fd(self.fd)
+        if status is None:
+            status = await self._ring.stat(self.fd)
+        if stat.S_ISREG(status.st_mode):
+            return int(status.st_size)
+        if stat.S_ISBLK(status.st_mode):
+            (size,) = struct.unpack("=Q", fcntl.ioctl(self.fd, _BLKGETSIZE64, bytes(8)))
+            return int(size)
+        code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.ESPIPE
+        raise os_error(code, self.name, note="aioring: a read stream reads a regular file, or a block device")
+
+    def _alignment(self) -> int:
+        """What offsets and lengths have to be multiples of (statx(2), STATX_DIOALIGN)."""
+        if not at_once.flags_of(self.fd) & _O_DIRECT:
+            return 0
+        found = direct_alignment(self.fd)
+        return _SECTOR if found is None else max(*found, 512)
+
+    def let_go(self) -> int:
+        """The fd, if it is to be closed; else -1."""
+        fd, self.fd = self.fd, -1
+        own, self.own = self.own, False
+        return fd if own else -1
+
+    async def close(self) -> None:
+        fd = self.let_go()
+        if fd >= 0:
+            await close_fd(self._ring, fd)
