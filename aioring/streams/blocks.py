@@ -102,6 +102,13 @@ class Source:
         nothing, or what is next is in `window`."""
         raise NotImplementedError
 
+    def straight(self, n: int) -> int:
+        """The number of the next block, if `n` neighbours follow from it and nothing has to be asked; else -1."""
+        return -1
+
+    def skip(self, n: int) -> None:
+        """What `straight` has said is taken."""
+
     def revisited(self) -> tuple[int, int, Any] | None:
         """The element that is next where `take` stopped at it: offset, length, item."""
         return None
@@ -124,6 +131,12 @@ class Span(Source):
         self._next, self._stop = numbers.start, numbers.stop
         self._size = block_size
         self.ended = self._next >= self._stop
+
+    def straight(self, n: int) -> int:
+        return self._next if self._stop - self._next >= n else -1
+
+    def skip(self, n: int) -> None:
+        self._next += n
 
     def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
         first = self._next

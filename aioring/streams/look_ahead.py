@@ -14,7 +14,7 @@ import os
 from collections import deque
 from functools import partial
 
-from ..buffers import Pool
+from ..buffers import Memory, Pool
 from ..engine import Engine
 from ..engine.budget import SIZE
 from ..errors import BlockBeyondEndError
@@ -66,11 +66,47 @@ class LookAhead:
         self._cold = False  # the page cache has said that it does not have it
         self._ios = 0
         self._held = 0  # bytes of memory
+        self.lent: dict[Memory, None] = {}  # handed out, and perhaps still looked at
+        self._lent_bytes = 0
         self._window: dict[
             int, tuple[Piece, int]
         ] = {}  # by offset: what I/Os in the line bring, and where in them it is
 
     # Hot path: once per piece; measured in benchmarks/streams.py.
+
+    def straight(self) -> Piece | None:
+        """What `go` comes to where nothing is under way and the page cache has all of the next whole run: PostgreSQL's fast
+        path, for a run. None: ask `go`."""
+        distance, budget = self.distance, self.engine.budget
+        n = distance.combine
+        if (
+            not self._asks
+            or self._cold
+            or budget.left <= 0
+            or self._run is not None
+            or n < distance.combine_limit
+            or self.paused
+        ):
+            return None
+        first = self.source.straight(n)
+        if first < 0:
+            return None
+        size = self.size
+        offset, length = first * size, n * size
+        memory = self._memory(length)
+        view = memory.view(length)
+        if self._had(view, offset) != length:
+            self._held -= memory.size
+            self.pool.give(memory)
+            return None
+        budget.left -= 1 + length // _PRICE
+        self.source.skip(n)
+        piece = Piece.straight(offset, range(first, first + n), size, memory, view)
+        self.pinned += n
+        stats = self.stats
+        stats.hit_count += 1
+        stats.hit_nblocks += n
+        return piece
 
     def go(self) -> None:
         """Look ahead as far as it pays, and submit what that came to in one go (read_stream_look_ahead)."""
@@ -121,7 +157,7 @@ class LookAhead:
             budget.spent()
             return False
         lead = run.offset % self._align if self._align else 0
-        memory = self.pool.take(self._span(lead, length))
+        memory = self._memory(self._span(lead, length))
         view = memory.view(lead + length)[lead:]
         had = self._had(view, run.offset) if asks else -1
         rest = None
@@ -136,7 +172,6 @@ class LookAhead:
                     had = -1
         piece = Piece(run, self.size)
         piece.memory, piece.view, piece.lead = memory, view, lead
-        self._held += memory.size
         self._run, self._cold = rest, rest is not None
         self.line.append(piece)
         self.pinned += piece.units
@@ -153,6 +188,14 @@ class LookAhead:
                 self._window.update((piece.offset + at, (piece, at)) for at in piece.starts()[:-1])
             self._ask(piece)
         return True
+
+    def _memory(self, n: int) -> Memory:
+        memory = self.pool.take(n)
+        self._held += memory.size
+        if memory in self.lent:  # it was free
+            del self.lent[memory]
+            self._lent_bytes -= memory.size
+        return memory
 
     def _had(self, view: memoryview, offset: int) -> int:
         """How many bytes the page cache had; -1: none that it says of."""
@@ -217,9 +260,8 @@ class LookAhead:
             if piece.again:
                 piece.again = False
                 piece.lead = lead = piece.offset % self._align if self._align else 0
-                memory = piece.memory = self.pool.take(self._span(lead, piece.length))
+                memory = piece.memory = self._memory(self._span(lead, piece.length))
                 piece.view = memory.view(lead + piece.length)[lead:]
-                self._held += memory.size
                 self._ask(piece)
                 engine.flush()
             if not piece.finished():
@@ -296,7 +338,18 @@ class LookAhead:
     def settle(self, piece: Piece) -> None:
         """All its blocks have been handed out."""
         self.pinned -= piece.units
+        memory = piece.memory
+        if memory is not None:
+            self.lent[memory] = None
+            self._lent_bytes += memory.size
         self.give_back(piece)
+
+    def keeps_too_much(self) -> bool:
+        """Whether the consumer keeps so much of the memory that was lent that it is to be given copies."""
+        if self._lent_bytes > self._max_bytes:
+            self.lent = {memory: None for memory in self.lent if not memory.free()}
+            self._lent_bytes = sum(memory.size for memory in self.lent)
+        return self._lent_bytes > self._max_bytes
 
     def give_back(self, piece: Piece) -> None:
         memory, piece.memory = piece.memory, None

@@ -37,6 +37,15 @@ class Piece:
         self.again = False  # it is still to be asked for, by itself
         self.waiter: Any = None
 
+    @classmethod
+    def straight(cls, offset: int, items: range, size: int, memory: Memory, view: memoryview) -> Piece:
+        """Had already, and handed out at once: no more than that takes."""
+        piece = cls.__new__(cls)
+        piece.offset, piece.items, piece.size, piece.sizes = offset, items, size, None
+        piece.units, piece.length, piece.done = len(items), len(view), len(view)
+        piece.memory, piece.view, piece.base = memory, view, None
+        return piece
+
     def finished(self) -> bool:
         return self.handle is None or self.handle.state == COMPLETE
 

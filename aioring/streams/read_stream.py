@@ -6,13 +6,12 @@ Cancelling: nothing leaves the line while something is awaited, so that a cancel
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from ..buffers import Memory, Pool
+from ..buffers import Pool
 from ..engine import Engine
 from ..errors import AioringError
 from ..handle import Handle
@@ -47,7 +46,6 @@ class ReadStream(Generic[T]):
         self._piece: Piece | None = None
         self._counted = 0  # how many of its blocks `_stats` knows
         self._before = 0  # what was pinned before it
-        self._lent: deque[Memory] = deque()  # handed out, and perhaps still looked at
         self._busy = self._over = self._paused = self._closed = False
         self._stats = StreamStats(settings.distance().capacity)
 
@@ -152,6 +150,10 @@ class ReadStream(Generic[T]):
             engine.check()
             await engine.loop.checkpoint()
             while not ahead.line:
+                piece = ahead.straight()
+                if piece is not None:
+                    self._piece, self._before, self._counted = piece, piece.units, 0
+                    return piece.blocks(ahead.keeps_too_much())
                 ahead.go()
                 if ahead.line:
                     break
@@ -177,7 +179,7 @@ class ReadStream(Generic[T]):
         self._blocks = iter(())
         ahead.further()
         if error is None:
-            return piece.blocks(self._copies())
+            return piece.blocks(ahead.keeps_too_much())
         if not self._settings.raises:
             return [piece.bad(error)]
         try:
@@ -193,18 +195,7 @@ class ReadStream(Generic[T]):
         self._blocks = iter(())
         self._stats.handed_out(len(piece.items) - self._counted, self._before - self._counted)
         self._piece = None
-        if piece.memory is not None:
-            self._lent.append(piece.memory)
         ahead.settle(piece)
-
-    def _copies(self) -> bool:
-        """Whether the consumer keeps so much of the memory that was lent that it is given copies instead."""
-        lent = self._lent
-        for _ in range(min(len(lent), 4)):
-            memory = lent.popleft()
-            if not memory.free():
-                lent.append(memory)
-        return bool(lent) and sum(memory.size for memory in lent) > self._settings.max_bytes
 
     async def _start(self) -> LookAhead:
         if self._closed:
@@ -236,7 +227,6 @@ class ReadStream(Generic[T]):
     async def _discard(self) -> None:
         ahead, self._ahead = self._ahead, None
         self._blocks, self._piece = iter(()), None
-        self._lent.clear()
         if ahead is None:
             return
         ahead.source.close()
