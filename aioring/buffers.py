@@ -179,6 +179,7 @@ class Pool:
         self._free: dict[int, list[Memory]] = {}
         self._kept = 0  # bytes in `_free`
         self._back: deque[Memory] = deque()  # given back, perhaps with a view that still lives
+        self._back_bytes = 0
         self.made = 0  # how many have been
 
     def take(self, n: int) -> Memory:
@@ -192,20 +193,34 @@ class Pool:
             memory = back.popleft()
             if not memory.free():
                 back.append(memory)
-            elif memory.size == size:
+                continue
+            self._back_bytes -= memory.size
+            if memory.size == size:
                 return memory
-            else:
-                self._keep(memory)
+            self._keep(memory)
         self.made += 1
         return Memory(size)
 
     def give(self, memory: Memory) -> None:
         """Whoever took it is done; views of it may live on, and then it is theirs for so long."""
-        self._back.append(memory)
-        if len(self._back) > _LOOKED_AFTER:
-            oldest = self._back.popleft()
+        back = self._back
+        back.append(memory)
+        self._back_bytes += memory.size
+        while len(back) > _LOOKED_AFTER or (self._back_bytes > self._most and len(back) > 1):
+            oldest = back.popleft()
+            self._back_bytes -= oldest.size
             if oldest.free():
                 self._keep(oldest)  # else it goes with its last view
+
+    def sweep(self) -> None:
+        """Keep what nobody looks at any more, as far as there is room for it; let go of the rest."""
+        for _ in range(len(self._back)):
+            memory = self._back.popleft()
+            if memory.free():
+                self._back_bytes -= memory.size
+                self._keep(memory)
+            else:
+                self._back.append(memory)
 
     def _keep(self, memory: Memory) -> None:
         if self._kept + memory.size <= self._most:

@@ -28,7 +28,7 @@ import errno
 import threading
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 
 from ..errors import os_error
@@ -88,6 +88,7 @@ class Worker:
         self._seen = 0  # `carried_out` at the timer's last look
         self._readers: set[_Thread] = set()  # who carries out reads
         self._hang = 0  # how many of them seem to hang
+        self._strays: deque[Callable[[], object]] = deque()  # what other threads have left for the loop's
 
     def start(
         self, doorbell: Doorbell, depth: int, live: MutableMapping[int, Handle], completed: deque[tuple[int, int]]
@@ -122,6 +123,17 @@ class Worker:
 
     def poll(self) -> None:
         self._rung = False
+        while self._strays:
+            self._strays.popleft()()
+
+    def hand_over(self, call: Callable[[], object]) -> bool:
+        """From any thread: have the loop's call it. False: it is too late for that."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._strays.append(call)
+            self._doorbell.ring()
+            return True
 
     def cancel(self, handle: Handle) -> None:
         """Wins only if no worker has claimed it."""
@@ -167,6 +179,8 @@ class Worker:
             self._closed = True
         for thread in list(self._threads.values()):
             self._wake(thread)
+        while self._strays:
+            self._strays.popleft()()
 
     def abandon(self) -> None:
         # The child has none of the threads, and a lock may be held for ever by one of them: take none.

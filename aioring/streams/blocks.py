@@ -96,6 +96,7 @@ class Source:
     failed: BaseException | None = None
     dry = False  # none is there now, but more may come
     revisits = True  # an element may come twice
+    paused = False  # nothing more is asked for now
 
     def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
         """Up to `room` units more onto `run`, as long as they are its neighbours; without one, a new run. None: there is
@@ -121,6 +122,9 @@ class Source:
         """No more is wanted."""
         self.ended = True
 
+    async def closed(self) -> None:
+        """Until nothing of it runs any more."""
+
 
 class Span(Source):
     """Block numbers that follow each other: `range(a, b)`, or a whole file."""
@@ -131,6 +135,9 @@ class Span(Source):
         self._next, self._stop = numbers.start, numbers.stop
         self._size = block_size
         self.ended = self._next >= self._stop
+
+    def close(self) -> None:
+        self.ended, self._next = True, self._stop
 
     def straight(self, n: int) -> int:
         return self._next if self._stop - self._next >= n else -1
@@ -196,14 +203,18 @@ class Elements(Source):
                     self.ended = True
                 elif item is not DRY:
                     self._kept = (*self._where(item), item)
-            except Exception as error:
+            except BaseException as error:
+                if isinstance(error, (StopIteration, StopAsyncIteration)):  # of `key`: it would pass for the end
+                    stop = RuntimeError(f"the key of a read stream raised {type(error).__name__}")
+                    stop.__cause__ = error
+                    error = stop
                 self.ended, self.failed = True, error
         return self._kept
 
     def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
         size = self._size
         items: list[Any] | None = None
-        while room > 0:
+        while room > 0 and not self.paused:
             element = self._peek()
             if element is None:
                 break

@@ -13,6 +13,7 @@ import errno
 import os
 from collections import deque
 from functools import partial
+from typing import Any
 
 from ..buffers import Memory, Pool
 from ..engine import Engine
@@ -29,7 +30,7 @@ from .settings import Settings
 from .stats import StreamStats
 from .target import Target
 
-__all__ = ["LookAhead"]
+__all__ = ["Last", "LookAhead"]
 
 _PRICE = (1 << 20) // SIZE  # bytes for a unit of the budget: a tick of the loop takes 1 MiB from the page cache
 _IN_PAGE = 4095
@@ -49,11 +50,12 @@ class LookAhead:
         stats: StreamStats,
     ) -> None:
         self.engine, self.pool, self.source, self.distance = engine, pool, source, settings.distance()
-        self.fd, self.name, self.size = target.fd, target.name, settings.size
+        self.target, self.fd, self.name, self.size = target, target.fd, target.name, settings.size
         self.stats = stats
         self.line: deque[Piece] = deque()
         self.pinned = 0  # units that were asked for and have not been handed out
         self.paused = False
+        self.over = False  # nobody wants any more of it
         self.spent = False  # the budget was, when the page cache was to be asked
         self._alone = settings.max_ios == 0  # one I/O at a time, and nothing is read ahead
         self._max_bytes = settings.max_bytes
@@ -112,6 +114,9 @@ class LookAhead:
         """Look ahead as far as it pays, and submit what that came to in one go (read_stream_look_ahead)."""
         source, distance = self.source, self.distance
         self.spent = False
+        if self.over or not self.engine.open:
+            return
+        self.target.check()
         asked = self._ios
         while True:
             run = self._run
@@ -148,7 +153,9 @@ class LookAhead:
     def _begin(self, run: Run) -> bool:
         """Read what is pending, or a part of it (read_stream_start_pending_read). False: not now."""
         length = run.end - run.offset
-        if self.pinned and self._held + length > self._max_bytes:
+        lead = run.offset % self._align if self._align else 0
+        span = self._span(lead, length)
+        if self._held and self._held + span > self._max_bytes:
             return False  # (one is always read, however large)
         budget = self.engine.budget
         asks = self._asks and not self._cold
@@ -156,15 +163,18 @@ class LookAhead:
             self.spent = not self.pinned
             budget.spent()
             return False
-        lead = run.offset % self._align if self._align else 0
-        memory = self._memory(self._span(lead, length))
+        try:
+            memory = self._memory(span)
+        except (OSError, MemoryError, OverflowError) as error:
+            self._cannot(run, error)
+            return True
         view = memory.view(lead + length)[lead:]
         had = self._had(view, run.offset) if asks else -1
         rest = None
         if had >= 0:
             budget.left -= 1 + had // _PRICE
             # What stops within a page stops at the end (as 0 does); else it is a part.
-            if had < length and had and not had & _IN_PAGE:
+            if had < length and had and not (run.offset + had) & _IN_PAGE:
                 k = run.whole(had, self.size)
                 if k:
                     rest = run.cut(k, self.size)
@@ -188,6 +198,14 @@ class LookAhead:
                 self._window.update((piece.offset + at, (piece, at)) for at in piece.starts()[:-1])
             self._ask(piece)
         return True
+
+    def _cannot(self, run: Run, error: BaseException) -> None:
+        """There is no memory for it: said at its place."""
+        piece = Piece(run, self.size)
+        piece.error = error.with_traceback(None)
+        self._run = None
+        self.line.append(piece)
+        self.pinned += piece.units
 
     def _memory(self, n: int) -> Memory:
         memory = self.pool.take(n)
@@ -258,17 +276,17 @@ class LookAhead:
         engine, waited = self.engine, False
         while True:
             if piece.again:
-                piece.again = False
-                piece.lead = lead = piece.offset % self._align if self._align else 0
-                memory = piece.memory = self._memory(self._span(lead, piece.length))
-                piece.view = memory.view(lead + piece.length)[lead:]
-                self._ask(piece)
-                engine.flush()
+                self._ask_again(piece)
             if not piece.finished():
                 engine.on_doorbell()  # once, before it waits
                 if not piece.finished():
                     waited = True
                     await engine.loop.park(piece, _at_once)
+                    if self.over:
+                        return waited
+            if piece.io and not waited and piece.handle is not None:
+                # Complete as soon as it was asked for: a copy in place, as far as the loop is concerned.
+                engine.budget.left -= 1 + piece.done // _PRICE
             base = piece.base
             if base is not None:
                 if base.failed():
@@ -289,6 +307,20 @@ class LookAhead:
                 return waited
             piece = self.line[0]
 
+    def _ask_again(self, piece: Piece) -> None:
+        self.engine.check()
+        self.target.check()
+        piece.again = False
+        piece.lead = lead = piece.offset % self._align if self._align else 0
+        try:
+            memory = piece.memory = self._memory(self._span(lead, piece.length))
+        except (OSError, MemoryError, OverflowError) as error:
+            piece.error = error.with_traceback(None)
+            return
+        piece.view = memory.view(lead + piece.length)[lead:]
+        self._ask(piece)
+        self.engine.flush()
+
     def _by_themselves(self, k: int) -> list[Piece]:
         """Leave `k` blocks in the first piece; the others follow it one by one."""
         first = self.line.popleft()
@@ -304,6 +336,8 @@ class LookAhead:
 
     def error_of(self, piece: Piece) -> BaseException | None:
         """Why what is ready has not been had."""
+        if piece.error is not None:
+            return piece.error
         if piece.failed():
             assert piece.handle is not None
             try:
@@ -366,10 +400,12 @@ class LookAhead:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    def discard(self) -> list[Piece]:
-        """Forget all that is pending and end what is under way; returns that."""
+    def discard(self) -> list[Handle]:
+        """Forget all that is pending and end what is in flight; returns that."""
         line, self.line = self.line, deque()
+        self.over = True
         self._run, self._ios = None, 0
+        self.source.close()
         self._window.clear()
         engine = self.engine
         under_way = []
@@ -379,13 +415,35 @@ class LookAhead:
             if handle is not None and handle.state != COMPLETE:
                 engine.cancel(handle)
                 if handle.state != COMPLETE:
-                    under_way.append(piece)
+                    under_way.append(handle)
+            piece.gone = True
+            if piece.waiter is not None:
+                engine.loop.wake(piece.waiter)
             self.give_back(piece)
+        self.pool.sweep()
         return under_way
 
 
 def _at_once(_: Piece) -> bool:
     return True
+
+
+class Last:
+    """Waits until nothing of what was discarded is in flight any more."""
+
+    def __init__(self, loop: Loop, handles: list[Handle]) -> None:
+        self._loop, self._handles = loop, handles
+        self.waiter: Any = None
+        for handle in handles:
+            handle.on_done = self._arrived
+
+    def _arrived(self, handle: Handle) -> None:
+        handle.on_done = None
+        if self.waiter is not None and self.finished():
+            self._loop.wake(self.waiter)
+
+    def finished(self) -> bool:
+        return all(handle.state == COMPLETE for handle in self._handles)
 
 
 def _arrived(loop: Loop, piece: Piece, handle: Handle) -> None:

@@ -17,8 +17,8 @@ class Piece:
     """See the module. Bytes, but `units`: how many blocks of the stream's size it comes to."""
 
     __slots__ = (
-        "again", "at", "base", "done", "handle", "io", "items", "lead", "length", "memory", "offset", "size", "sizes",
-        "units", "view", "waiter",
+        "again", "at", "base", "done", "error", "gone", "handle", "io", "items", "lead", "length", "memory", "offset",
+        "size", "sizes", "units", "view", "waiter",
     )  # fmt: skip
 
     def __init__(self, run: Run, size: int) -> None:
@@ -36,6 +36,8 @@ class Piece:
         self.at = 0  # and where
         self.again = False  # it is still to be asked for, by itself
         self.waiter: Any = None
+        self.error: BaseException | None = None  # why it could not even be asked for
+        self.gone = False  # nobody wants it any more
 
     @classmethod
     def straight(cls, offset: int, items: range, size: int, memory: Memory, view: memoryview) -> Piece:
@@ -43,17 +45,19 @@ class Piece:
         piece = cls.__new__(cls)
         piece.offset, piece.items, piece.size, piece.sizes = offset, items, size, None
         piece.units, piece.length, piece.done = len(items), len(view), len(view)
-        piece.memory, piece.view, piece.base = memory, view, None
+        piece.memory, piece.view, piece.base, piece.io = memory, view, None, False
         return piece
 
     def finished(self) -> bool:
-        return self.handle is None or self.handle.state == COMPLETE
+        return self.gone or self.handle is None or self.handle.state == COMPLETE
 
     def arrived(self, handle: Handle) -> None:
         if handle.res >= 0:
             self.done = min(max(handle.done - self.lead, 0), self.length)
 
     def failed(self) -> bool:
+        if self.error is not None:
+            return True
         handle = self.handle
         return handle is not None and handle.state == COMPLETE and (handle.res < 0 or handle.exception is not None)
 

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from functools import partial
 from inspect import isasyncgen
 from typing import Any
 
+from ..errors import AioringError
 from ..loops import Loop
 from .blocks import DRY, END, Elements
 
 __all__ = ["Pumped"]
 
+_pumping: ContextVar[Any] = ContextVar("aioring.pumping")
 _AHEAD = 64  # elements that are fetched before they are asked for
 
 
@@ -49,7 +52,7 @@ class Pumped(Elements):
         self._queue: deque[Any] = deque()
         self._over = False  # the task has ended
         self._raised: BaseException | None = None
-        self._more, self._room = _Gate(), _Gate()
+        self._more, self._room, self._end = _Gate(), _Gate(), _Gate()
         self._stop: Callable[[], Any] | None = loop.spawn(partial(_pump, self), self._done)
 
     def _fetch(self) -> Any:
@@ -76,22 +79,33 @@ class Pumped(Elements):
         if gate.waiter is not None:
             self._loop.wake(gate.waiter)
 
-    def _done(self, _: Any, error: BaseException | None) -> None:
-        self._over, self._raised, self._stop = True, error, None
+    def _done(self, to_the_end: bool | None, error: BaseException | None) -> None:
+        if error is None and not to_the_end and self._stop is not None:
+            error = AioringError("the async source of a read stream was cancelled: its blocks from here on are missing")
+        self._over, self._stop = True, None
+        self._raised = None if self.ended else error
         self._let(self._more)
+        self._let(self._end)
 
     async def wait(self) -> None:
         self._more.open = bool(self._queue) or self._over
         await self._loop.park(self._more, _at_once)
 
+    async def closed(self) -> None:
+        if not self._over and _pumping.get(None) is not self:  # (it may be the source itself that closes the stream)
+            await self._loop.park(self._end, _at_once)
+
     def close(self) -> None:
         super().close()
+        self._queue.clear()
+        self._raised = None
         stop, self._stop = self._stop, None
         if stop is not None:
             stop()
 
 
-async def _pump(pumped: Pumped) -> None:
+async def _pump(pumped: Pumped) -> bool:
+    _pumping.set(pumped)
     source, queue = pumped._source, pumped._queue
     assert source is not None
     pumped._source = None
@@ -102,6 +116,7 @@ async def _pump(pumped: Pumped) -> None:
             while len(queue) >= _AHEAD:
                 pumped._room.open = False
                 await pumped._loop.park(pumped._room, _at_once)
+        return True
     finally:
         if isasyncgen(source):
             await source.aclose()

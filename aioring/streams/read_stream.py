@@ -6,7 +6,9 @@ Cancelling: nothing leaves the line while something is awaited, so that a cancel
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from functools import partial
 from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
@@ -17,8 +19,8 @@ from ..errors import AioringError
 from ..handle import Handle
 from ..operations import CLOSE
 from ..ring import Ring, get_ring
-from .blocks import Block, Source
-from .look_ahead import LookAhead
+from .blocks import Block
+from .look_ahead import Last, LookAhead
 from .pieces import Piece
 from .settings import Settings
 from .stats import StreamStats
@@ -47,6 +49,7 @@ class ReadStream(Generic[T]):
         self._counted = 0  # how many of its blocks `_stats` knows
         self._before = 0  # what was pinned before it
         self._busy = self._over = self._paused = self._closed = False
+        self._error: BaseException | None = None  # of the source: raised behind all blocks
         self._stats = StreamStats(settings.distance().capacity)
 
     def __aiter__(self) -> Self:
@@ -76,8 +79,13 @@ class ReadStream(Generic[T]):
         return self._stats
 
     async def __aenter__(self) -> Self:
-        if self._ahead is None:
-            await self._start()
+        if self._ahead is None and not self._over:
+            self._check_idle()
+            self._busy = True
+            try:
+                await self._start()
+            finally:
+                self._busy = False
         return self
 
     async def __aexit__(
@@ -90,46 +98,45 @@ class ReadStream(Generic[T]):
         depends on what has been read: PostgreSQL's `read_stream_pause`.)"""
         self._paused = True
         if self._ahead is not None:
-            self._ahead.paused = True
+            self._ahead.paused = self._ahead.source.paused = True
 
     def resume(self) -> None:
         """Go on after `pause`: iterate again."""
         self._paused = False
         if self._ahead is not None:
-            self._ahead.paused = False
+            self._ahead.paused = self._ahead.source.paused = False
 
     async def reset(self, blocks: Any = None) -> None:
-        """Discard all that has not been handed out, without reading it, and begin anew, with other blocks, as at the start.
+        """Discard all that has not been handed out, without reading it, and begin anew, as at the start, with other blocks
+        of the same open file (at its end the stream has closed a path's: that is opened again).
 
-        `blocks` as in `read_stream`. Waits for what is in flight. Raises as `read_stream`.
+        `blocks` as in `read_stream`. Waits for what is in flight; cancelled, it has been done all the same. Raises as
+        `read_stream`, and then the stream is as it was.
         """
         self._check_idle()
+        self._check_loop()
+        self._settings = self._settings.with_blocks(blocks)
+        self._over = self._closed = False
+        self._error = None
+        self.resume()
         self._busy = True
         try:
             await self._discard()
-            old = self._settings
-            self._settings = Settings(
-                blocks,
-                old.key,
-                old.size,
-                old.max_ios,
-                old.combine * old.size,
-                old.max_bytes,
-                old.direct,
-                old.full,
-                old.raises,
-            )
-            self._over = self._closed = False
-            self.resume()
         finally:
             self._busy = False
 
     async def aclose(self) -> None:
         """Discard what is pending without reading it, end what is in flight and wait for that, and close the file if the
-        stream has opened it. Blocks that were handed out stay true. Cancelled, it goes on in the background.
+        stream has opened it. Blocks that were handed out stay true; another task that waits for one is at the end.
+        Cancelled, it goes on in the background.
         """
+        self._check_loop()
         self._over = self._closed = True
-        await self._discard()
+        self._error = None
+        try:
+            await self._discard()
+        finally:
+            await self._target.close()
 
     # --- handing out --------------------------------------------------------------------------------------------------
 
@@ -137,11 +144,16 @@ class ReadStream(Generic[T]):
         if self._busy:
             raise AioringError("this read stream is iterated by another task at this moment: give each task its own")
 
+    def _check_loop(self) -> None:
+        ahead = self._ahead
+        if ahead is not None and ahead.engine.open:
+            ahead.engine.check()
+
     async def _next(self) -> list[Block[T]]:
-        """The blocks of the next piece, one at least."""
+        """The blocks of the next piece, one at least. Nothing leaves the line while something is awaited."""
         self._check_idle()
         if self._over:
-            raise StopAsyncIteration
+            self._raise_the_end()
         self._busy = True
         try:
             self._settle()
@@ -150,24 +162,31 @@ class ReadStream(Generic[T]):
             engine.check()
             await engine.loop.checkpoint()
             while not ahead.line:
+                if ahead.over:
+                    raise StopAsyncIteration  # closed meanwhile, by another task
+                engine.check()
                 piece = ahead.straight()
                 if piece is not None:
-                    self._piece, self._before, self._counted = piece, piece.units, 0
-                    return piece.blocks(ahead.keeps_too_much())
+                    return self._handed(piece, piece.units, ahead)
                 ahead.go()
                 if ahead.line:
                     break
                 source = ahead.source
                 if ahead.spent:
                     await engine.budget.turn()
-                    engine.check()
                 elif source.ended:
-                    await self._end(source)
+                    self._over, self._error, source.failed = True, source.failed, None
+                    await self._end()
                 elif self._paused:
                     raise StopAsyncIteration
                 else:
                     await source.wait()
-            return self._hand_out(ahead, await ahead.ready())
+            waited = await ahead.ready()
+            if not waited and engine.budget.left <= 0:
+                await engine.budget.turn()  # it has suspended nowhere, and somebody else may want the loop
+            if ahead.over:
+                raise StopAsyncIteration
+            return self._hand_out(ahead, waited)
         finally:
             self._busy = False
 
@@ -175,17 +194,25 @@ class ReadStream(Generic[T]):
         error = ahead.error_of(ahead.line[0])
         before = ahead.pinned
         piece = ahead.take(waited)
-        self._piece, self._before, self._counted = piece, before, 0
-        self._blocks = iter(())
-        ahead.further()
         if error is None:
-            return piece.blocks(ahead.keeps_too_much())
-        if not self._settings.raises:
-            return [piece.bad(error)]
+            blocks = self._handed(piece, before, ahead)
+        else:
+            self._piece, self._before, self._counted = piece, before, 0
+            blocks = [] if self._settings.raises else [piece.bad(error)]
+        self._blocks = iter(blocks)  # before anything is asked of the source: whatever it raises, they are had
+        ahead.further()
+        if blocks:
+            return blocks
+        assert error is not None
         try:
             raise error
         finally:
             del error  # it holds this frame
+
+    def _handed(self, piece: Piece, before: int, ahead: LookAhead) -> list[Block[T]]:
+        blocks = piece.blocks(ahead.keeps_too_much())
+        self._piece, self._before, self._counted = piece, before, 0
+        return blocks
 
     def _settle(self) -> None:
         """All of the piece has been handed out."""
@@ -203,56 +230,84 @@ class ReadStream(Generic[T]):
         ring: Any = get_ring() if self._given_ring is None else self._given_ring
         engine: Engine = ring._engine
         settings, target = self._settings, self._target
-        await target.open(ring, settings.direct)
+        if target.fd < 0:
+            await target.open(ring, settings.direct)
+            if self._closed:
+                await target.close()
+                raise StopAsyncIteration
         pool = ring._stream_memory
         if pool is None:
             pool = ring._stream_memory = Pool(_KEPT)
         source = settings.source(target.size, engine.loop)
         self._ahead = ahead = LookAhead(engine, pool, ring._cache, target, source, settings, self._stats)
-        ahead.paused = self._paused
+        ahead.paused = source.paused = self._paused
         return ahead
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    async def _end(self, source: Source) -> None:
-        """No more blocks: of an error of the source, say so."""
-        self._over = True
-        error, source.failed = source.failed, None
+    async def _end(self) -> None:
+        """No more blocks come."""
         await self._discard()
+        await self._target.close()
+        self._raise_the_end()
+
+    def _raise_the_end(self) -> None:
+        """What the source has raised, once; else the end."""
+        error, self._error = self._error, None
         try:
-            raise error or StopAsyncIteration
+            if error is not None:
+                raise error
+            raise StopAsyncIteration
         finally:
             del error
 
     async def _discard(self) -> None:
+        self.stats  # noqa: B018 - counts what was handed out of the last piece
         ahead, self._ahead = self._ahead, None
         self._blocks, self._piece = iter(()), None
         if ahead is None:
             return
-        ahead.source.close()
         engine = ahead.engine
-        try:
-            if engine.open:
-                for piece in ahead.discard():
-                    await engine.loop.park(piece, _at_once)
-        finally:
-            await self._target.close()
+        if engine.open:
+            last = Last(engine.loop, ahead.discard())
+            await engine.loop.park(last, _at_once)
+            await ahead.source.closed()
+        else:
+            ahead.over = True
+            ahead.source.close()
 
     def __del__(self) -> None:
-        ahead = self.__dict__.get("_ahead")
+        ahead, target = self.__dict__.get("_ahead"), self.__dict__.get("_target")
+        fd = -1 if target is None else target.let_go()
         if ahead is None:
+            if fd >= 0:
+                os.close(fd)
             return
-        ahead.source.close()
-        engine, fd = ahead.engine, self._target.let_go()
-        if not engine.ended and engine.loop.running_here():
-            under_way = ahead.discard() if engine.open else []
-            if under_way and fd >= 0:
-                close = Handle(CLOSE, fd)  # behind what is in flight
+        engine = ahead.engine
+        # In the loop's own thread, whether it runs or not; else it is left to that.
+        if (
+            engine.doorbell.thread == threading.get_ident()
+            or engine.ended
+            or not engine.workers.hand_over(partial(_abandon, ahead, fd))
+        ):
+            _abandon(ahead, fd)
+
+
+def _abandon(ahead: LookAhead, fd: int) -> None:
+    """Nobody holds the stream any more: end what it has under way; its file is closed behind that."""
+    engine = ahead.engine
+    in_flight: list[Handle] = []
+    try:
+        if engine.open and not engine.ended:
+            in_flight = ahead.discard()
+    finally:
+        if fd >= 0:
+            if in_flight and not engine.ended:
+                close = Handle(CLOSE, fd)
                 close.orphan = True
                 engine.ask(close)
-                return
-        if fd >= 0:
-            os.close(fd)
+            else:
+                os.close(fd)
 
 
 def _at_once(_: Any) -> bool:
@@ -270,7 +325,9 @@ class Batches(Generic[T]):
 
     async def __anext__(self) -> list[Block[T]]:
         stream = self._stream
-        return list(stream._blocks) or await stream._next()
+        blocks = list(stream._blocks) or await stream._next()
+        stream._blocks = iter(())
+        return blocks
 
 
 @overload

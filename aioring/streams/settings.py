@@ -6,6 +6,7 @@ from collections.abc import Callable
 from operator import index
 from typing import Any
 
+from ..kernel.abi import OFF_MAX
 from ..loops import Loop
 from .blocks import Elements, Source, Span
 from .distance import Distance
@@ -41,9 +42,18 @@ class Settings:
         window = (max(max_ios, 1) + 1) * self.combine * self.size
         self.max_bytes = window * _LENT if max_bytes is None else _at_least(max_bytes, 1, "max_bytes")
         self.full, self.raises, self.key = full, raises, key
-        if blocks is not None and not isinstance(blocks, range) and not hasattr(blocks, "__aiter__"):
+        if hasattr(blocks, "__aiter__"):
+            blocks = aiter(blocks)
+        elif blocks is not None and not isinstance(blocks, range):
             blocks = iter(blocks)
         self.blocks = blocks
+
+    def with_blocks(self, blocks: Any) -> Settings:
+        """The same for other blocks."""
+        most = self.combine * self.size
+        return Settings(
+            blocks, self.key, self.size, self.max_ios, most, self.max_bytes, self.direct, self.full, self.raises
+        )
 
     def distance(self) -> Distance:
         capacity = max(min((max(self.max_ios, 1) + 1) * self.combine, self.max_bytes // self.size), 1)
@@ -53,10 +63,11 @@ class Settings:
         blocks, size = self.blocks, self.size
         if blocks is None:
             blocks = range(-(-file_size // size))
-        if isinstance(blocks, range) and self.key is None and blocks.step == 1 and blocks.start >= 0:
+        plain = isinstance(blocks, range) and self.key is None and blocks.step == 1
+        if plain and blocks.start >= 0 and blocks.stop * size <= OFF_MAX:
             return Span(blocks, size)
-        if hasattr(blocks, "__aiter__"):
-            return Pumped(aiter(blocks), self.key, size, self.combine * size, loop)
+        if hasattr(blocks, "__anext__"):
+            return Pumped(blocks, self.key, size, self.combine * size, loop)
         return Elements(iter(blocks), self.key, size, self.combine * size)
 
 

@@ -97,6 +97,13 @@ class Target:
         found = direct_alignment(self.fd)
         return _SECTOR if found is None else max(*found, 512)
 
+    def check(self) -> None:
+        """Whether what was given is still open: its number may be another file's by now. (Of a bare fd nobody can tell.)"""
+        if not self.own and self._file.__class__ is not int:
+            raw = getattr(self._file, "_raw", None)
+            if (raw.fd if raw is not None else descriptor(self._file)) != self.fd:
+                raise ValueError("I/O operation on closed file.")
+
     def let_go(self) -> int:
         """The fd, if it is to be closed; else -1."""
         fd, self.fd = self.fd, -1
