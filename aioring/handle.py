@@ -80,14 +80,14 @@ class Handle(Request):
     def finished(self) -> bool:
         return self.state == COMPLETE
 
-    def brought(self) -> int:
-        """The fd that is its result; -1: it has none."""
-        if self.res < 0:
+    def brought(self, res: int) -> int:
+        """The fd that came with `res`; negative: none."""
+        if res < 0:
             return -1
         operation = self.operation
         if operation is READ_FILE:
             return -1 if self.value is None else int(self.value)
-        return self.res if operation is OPEN or operation is OPENAT2 else -1
+        return res if operation is OPEN or operation is OPENAT2 else -1
 
     def describe(self, method: str) -> str:
         """What was asked, for the note of an error."""

@@ -23,11 +23,12 @@ from .errors import os_error
 from .kernel import abi, at_once
 from .kernel.statx import stat_result
 
-__all__ = ["ELSEWHERE", "TABLE", "WHOLE", "Operation", "Request", "carry_out"]
+__all__ = ["ELSEWHERE", "NO_SLOT", "TABLE", "WHOLE", "Operation", "Request", "carry_out"]
 
 _WORD = 0xFFFFFFFF
 WHOLE = 32 << 10  # bytes: what is larger is no small file
 ELSEWHERE = -1  # instead of an fd: it is to be opened and read in the usual way
+NO_SLOT = -2  # the same, since just now there is no room for it
 
 
 class Request:
@@ -236,15 +237,18 @@ def _read_file(r: Request, _: int) -> int:
     fd = at_once.openat(r.fd, r.path or b"", r.flags, 0)
     try:
         status = os.fstat(fd)
-        if stat.S_ISREG(status.st_mode) and status.st_size <= WHOLE:
-            # One more than it has: /proc says 0, and it may have grown.
-            data = os.pread(fd, status.st_size + 1, 0)
+        # (0 may mean anything: files of /proc and tracefs have more, and some give it once.)
+        if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= WHOLE:
+            data = os.pread(fd, status.st_size + 1, 0)  # it may have grown
             if len(data) == status.st_size:
                 r.memory, r.done = data, len(data)
                 os.close(fd)
                 return r.done
     except OSError:
         pass  # which the usual way says again
+    except BaseException:
+        os.close(fd)
+        raise
     r.value = fd
     return 0
 

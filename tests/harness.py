@@ -42,6 +42,7 @@ class Held(Scripted):
 
     def close(self) -> None:
         self._limit.cancel()
+        super().close()
 
     def let_go(self) -> None:
         self._limit.cancel()

@@ -78,7 +78,7 @@ class Cancelling(Results):
     def dispose(self, handle: Handle) -> None:
         """Nobody will take this result: an fd in it must be closed."""
         handle.orphan = False
-        fd = handle.brought()
+        fd = handle.brought(handle.res)
         if fd >= 0:
             handle.res = -errno.ECANCELED
             if self.ended:

@@ -173,6 +173,7 @@ def _end_chain(chain: Chain) -> None:
 def _let_go(engine: Engine) -> None:
     if engine.ended:
         return
+    _tell_all(engine)
     engine.ended = "closed"
     left = [handle for handle in engine.live.values() if handle.state == SUBMITTED]
     waiting = _told_nobody(engine)
@@ -212,8 +213,8 @@ def _let_go(engine: Engine) -> None:
             callback()
     for drain in engine.drains:
         drain.wake()
+    _drop_all(engine)
     engine.live.clear()
-    engine.completed.clear()
     engine.closing.clear()
     if left:
         names = ", ".join(sorted({handle.operation.name for handle in left}))
@@ -225,6 +226,29 @@ def _let_go(engine: Engine) -> None:
         )
     if said is not None:
         raise said
+
+
+def _tell_all(engine: Engine) -> None:
+    """What is complete is no I/O that did not end in time: a turn tells a few, and many were cancelled in one."""
+    with suppress(Exception):  # of one completion; the ring is to be let go of
+        engine.method.reap()
+        for _ in range(len(engine.completed)):
+            if not engine.completed:
+                break
+            engine.on_doorbell()
+
+
+def _drop_all(engine: Engine) -> None:
+    """Workers may post what is too late for anybody: an fd in it is closed by who takes it off (see `Worker._work`)."""
+    completed = engine.completed
+    while completed:
+        try:
+            token, res = completed.popleft()
+        except IndexError:
+            return
+        handle = engine.live.get(token)
+        if handle is not None and (fd := handle.brought(res)) >= 0:
+            os.close(fd)
 
 
 class _NoLoop:

@@ -30,7 +30,7 @@ from ..kernel.doorbell import Doorbell
 from ..kernel.features import LADDER, open_queues
 from ..kernel.liburing import Route, find_route
 from ..kernel.rings import WORD
-from ..operations import ELSEWHERE, READ_FILE
+from ..operations import NO_SLOT, READ_FILE
 from .slots import Slots
 
 __all__ = ["IoUring"]
@@ -192,7 +192,7 @@ class IoUring:
         try:
             if self._slots.push(handle, position):
                 return handle.together
-            handle.value = ELSEWHERE
+            handle.value = NO_SLOT
             self._end(handle, 0)
         except Exception as error:  # no memory
             self._fail(handle, error)
@@ -210,6 +210,8 @@ class IoUring:
             if code >= 0:
                 if not queues.staged():
                     return
+                if self._slots.under_way:
+                    self._slots.cut(self._resync() - queues.staged())
             elif code == -errno.EBUSY or code == -errno.EAGAIN:
                 # The CQ is full (before 5.19), or the kernel is out of memory for requests: make room, try again.
                 queues.get_events()

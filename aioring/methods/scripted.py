@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import os
 import random
 from collections import Counter, deque
 from collections.abc import Mapping, MutableMapping
@@ -150,7 +151,12 @@ class Scripted:
                 return
 
     def close(self) -> None:
-        return None
+        """What has been done, and nobody will be told of, leaves no fd."""
+        for _, token, res in self._due:
+            handle = self._live.get(token)
+            if handle is not None and res is not None and (fd := handle.brought(res)) >= 0:
+                os.close(fd)
+        self._due.clear()
 
     def abandon(self) -> None:
         return None

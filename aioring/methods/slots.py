@@ -59,11 +59,12 @@ _OF_THE_PATH = frozenset(
 class _Chain:
     """One file under way."""
 
-    __slots__ = ("after", "handle", "number", "results", "slot", "view")
+    __slots__ = ("after", "cut", "handle", "number", "results", "slot", "view")
 
     def __init__(self, handle: Handle, number: int, slot: int, view: memoryview) -> None:
         self.handle, self.number, self.slot, self.view = handle, number, slot, view
         self.results: list[int] = [_NOT_YET] * LINKS
+        self.cut = LINKS  # how many of its links the kernel took in one go
         self.after = 0  # where the SQEs stand that make an fd of it
 
 
@@ -170,6 +171,8 @@ class Slots:
     def _whole(self, chain: _Chain) -> None:
         """The kernel is done with all its links, and with the memory."""
         results, handle = chain.results, chain.handle
+        if chain.cut < LINKS:
+            results[chain.cut : LINKS] = [-errno.ECANCELED] * (LINKS - chain.cut)
         opened, gate, got, more, closed = results[:LINKS]
         res = 0
         value: int | None = ELSEWHERE
@@ -216,6 +219,18 @@ class Slots:
                 chain.results = results
                 queues.sq_tail[0] = position & WORD
             stuck.popleft()
+
+    def cut(self, position: int) -> None:
+        """The kernel has stopped at `position`. Of a chain that it has cut there the rest would run at once, without what
+        comes before it: nothing of it may, and a file that is open by then stays so."""
+        queues = self._queues
+        for chain in self.under_way.values():
+            first = chain.number & ~_OURS
+            if chain.cut == LINKS and first < position < first + LINKS:
+                chain.cut = position - first
+                for at in range(position, first + LINKS):
+                    sqe = (at & queues.sq_mask) << 6
+                    queues.sqes[sqe], queues.sqes[sqe + 1] = abi.OP_NOP, 0  # its opcode and flags
 
     def take_back(self, begin: int, end: int, code: int) -> None:
         """The kernel does not take the SQEs from position `begin` to `end`: their links end with `code`."""

@@ -25,6 +25,7 @@ Some facts about these threads
 from __future__ import annotations
 
 import errno
+import os
 import threading
 import time
 from collections import deque
@@ -268,7 +269,10 @@ class Worker:
             begun = time.perf_counter()
             res = carry_out(handle)
             self.carried_out += 1
-            self._completed.append((handle.token, res))
+            posted = handle.token, res
+            self._completed.append(posted)
+            if self._closed:
+                self._too_late(handle, posted)
             del handle
             if reads:
                 took = time.perf_counter() - begun
@@ -279,6 +283,14 @@ class Worker:
                 self._ring()
         with self._lock:
             self._threads.pop(me.number, None)
+
+    def _too_late(self, handle: Handle, posted: tuple[int, int]) -> None:
+        """The ring has gone meanwhile, and nobody will look at what is posted, or somebody has: who takes it off has it."""
+        with suppress(ValueError):
+            self._completed.remove(posted)
+            fd = handle.brought(posted[1])
+            if fd >= 0:
+                os.close(fd)
 
     def _turns_to(self, me: _Thread, reads: bool) -> None:
         me.reads = reads

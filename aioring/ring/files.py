@@ -13,7 +13,7 @@ from typing import Any
 from ..engine import Engine
 from ..handle import COMPLETE, Handle
 from ..kernel import abi, at_once, mounts
-from ..operations import CLOSE, ELSEWHERE, OPEN
+from ..operations import CLOSE, ELSEWHERE, NO_SLOT, OPEN
 from ..readiness import is_fifo
 from . import define
 from .define import StrOrBytesPath
@@ -117,6 +117,8 @@ class Files(Lifetime):
             found: bytes | int = await self._do(handle)
         except BlockingIOError:
             found = ELSEWHERE  # a lease
+        if found == NO_SLOT:
+            return ELSEWHERE
         if found.__class__ is int:
             self._not_small = _NOT_SMALL
         return found

@@ -124,9 +124,10 @@ class PageCache:
                 return -1
         except (OSError, TypeError, OverflowError) as error:
             if owner is not None:
-                return owner.refused(self, error, offset, SMALL)
-            return self.refused(error, fd, offset, SMALL)
-        return got if got < SMALL else -1
+                got = owner.refused(self, error, offset, SMALL)
+            else:
+                got = self.refused(error, fd, offset, SMALL)
+        return got if got < SMALL else -1  # there may be more, whoever has read it
 
     def refused(self, error: Exception, fd: int, offset: int, n: int) -> int:
         """What `ask` comes to where preadv2(2) failed. tmpfs knows no RWF_NOWAIT and is memory: it is read as it is, where

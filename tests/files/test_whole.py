@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import gc
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +28,7 @@ import aioring
 from aioring import append_file, read_file, read_text, write_file
 from aioring.testing import Scripted
 from tests.conftest import pattern
-from tests.harness import all_over, begin, cancelled_again_and_again, ticks
+from tests.harness import SOON, all_over, begin, cancelled_again_and_again, ticks
 
 SIZES = [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 20) + 1]
 OLD, NEW = b"old " * 5000, b"new " * 7000
@@ -680,3 +684,52 @@ async def test_what_was_written_is_the_callers_again(ring: Any, tmp_path: Path) 
             data.clear()
     finally:
         gc.enable()
+
+
+async def test_on_tmpfs_every_size_is_whole(ring: Any) -> None:
+    """Its reads know no RWF_NOWAIT, and are tried without: what fills the buffer is not the end."""
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        for n in (0, 1, 4096, 65_535, 65_536, 65_537, 131_072, 300_000):
+            path, data = folder / f"{n}", pattern(n)
+            path.write_bytes(data)
+            assert await read_file(path, ring=ring) == data
+            async with aioring.open(path, "rb", ring=ring) as file:
+                await anyio.sleep(0.01)  # its size is no longer taken for true
+                assert await file.read() == data
+            async with aioring.open(path, "rb", buffering=0, ring=ring) as raw:
+                await anyio.sleep(0.01)
+                assert await raw.readall() == data
+        sizes = {path: len(data) async for path, data in aioring.read_files(sorted(folder.iterdir()), ring=ring)}
+        assert sizes == {path: int(path.name) for path in folder.iterdir()}
+    finally:
+        shutil.rmtree(folder)
+
+
+async def test_a_ring_that_is_closed_at_once_leaves_no_fd(anyio_backend: Any, make_ring: Any, tmp_path: Path) -> None:
+    """What has come, or comes too late for anybody, is closed: folders, which are opened and then refused."""
+    for turns in range(5):
+        for _ in range(10):
+            ring = make_ring()
+            await ring.start()
+            async with anyio.create_task_group() as group:
+                for _ in range(20):
+                    begin(group, read_file_in, tmp_path, ring)
+                await ticks(turns)
+                with warnings.catch_warnings(action="ignore"):
+                    await ring.aclose(timeout=0)
+    with anyio.fail_after(SOON):
+        while open_in(tmp_path):
+            await anyio.sleep(0.001)
+
+
+async def read_file_in(path: Path, ring: Any) -> bytes:
+    return await read_file(path, ring=ring)
+
+
+def open_in(path: Path) -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [name for name in found if name.startswith(str(path))]

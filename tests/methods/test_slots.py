@@ -306,6 +306,53 @@ async def test_a_chain_that_the_kernel_takes_a_part_of_is_read_in_the_usual_way(
         await nothing_left(ring, folder)
 
 
+@pytest.mark.parametrize("taken", range(1, LINKS), ids=str)
+async def test_what_the_kernel_cut_off_from_a_chain_does_not_run_by_itself(
+    anyio_backend: Any, folder: Path, ring_of: Callable[..., aioring.Ring], taken: int
+) -> None:
+    """It stops in the middle of a chain and goes on at the next enter: reads of a FIFO would run without their gate."""
+    fifo = folder / "fifo"
+    os.mkfifo(fifo)
+    async with ring_of(method=IoUring(find_route("none"))) as ring:
+        await read_all(ring, [folder / "1", folder / "2"])
+        table = slots_of(ring)
+        queues = table._queues
+        submit = queues.mapped.submit
+        assert ring._cache is not None
+        ring._cache._holding_for = 1 << 30  # beside a busy thread what comes alone is a chain, too
+        cut: list[int] = []
+
+        def partly() -> int:
+            of_fifo = [chain for chain in table.under_way.values() if chain.handle.name == str(fifo)]
+            if of_fifo and not cut:
+                cut.append((of_fifo[0].number - queues.sq_head[0] + taken) & WORD)
+                return submit(cut[0])
+            return submit(queues.staged())
+
+        queues.submit = partly  # type: ignore[method-assign]
+        ring._not_small = 0
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        with open(fifo, "wb", buffering=0) as writer:
+            writer.write(b"precious")
+            async with anyio.create_task_group() as group:
+                group.start_soon(check_fifo, ring, folder, fifo)
+                while not cut:
+                    await anyio.sleep(0.001)
+                os.close(reader)
+                await anyio.sleep(0.01)
+                writer.write(b" bytes")
+                writer.close()
+        await nothing_left(ring, folder)
+
+
+async def check_fifo(ring: aioring.Ring, folder: Path, fifo: Path) -> None:
+    assert await read_all(ring, [folder / "1", folder / "2", fifo]) == [
+        pattern(5000, 1),
+        pattern(5000, 2),
+        b"precious bytes",
+    ]
+
+
 def test_an_interrupt_at_any_moment_loses_no_slot_and_no_file(folder: Path) -> None:
     """KeyboardInterrupt wherever CPython looks for signals in slots.py: behind each of its calls."""
     os.mkfifo(folder / "fifo")
