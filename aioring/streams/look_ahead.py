@@ -61,7 +61,7 @@ class LookAhead:
         self._max_bytes = settings.max_bytes
         self._cache = cache
         self._align = target.align
-        self._asks = bool(cache.on) and not target.align
+        self.asks = bool(cache.on) and not target.align
         self._nowait = NOWAIT
         self._by_workers = False
         self._run: Run | None = None  # pending
@@ -82,7 +82,7 @@ class LookAhead:
         distance, budget = self.distance, self.engine.budget
         n = distance.combine
         if (
-            not self._asks
+            not self.asks
             or self._cold
             or budget.left <= 0
             or self._run is not None
@@ -158,7 +158,7 @@ class LookAhead:
         if self._held and self._held + span > self._max_bytes:
             return False  # (one is always read, however large)
         budget = self.engine.budget
-        asks = self._asks and not self._cold
+        asks = self.asks and not self._cold
         if asks and budget.left <= 0:
             self.spent = not self.pinned
             budget.spent()
@@ -230,7 +230,7 @@ class LookAhead:
                 self._nowait = 0  # tmpfs, which knows no RWF_NOWAIT
                 return self._had(view, offset)
             # FUSE among others: io_uring would wait for its server in here.
-            self._asks, self._by_workers = False, True
+            self.asks, self._by_workers = False, True
             return -1
 
     def _span(self, lead: int, length: int) -> int:

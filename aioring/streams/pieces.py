@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -11,6 +12,11 @@ from ..handle import COMPLETE, Handle
 from .blocks import Block, Run
 
 __all__ = ["Piece"]
+
+
+@lru_cache(maxsize=64)
+def _slices(size: int, n: int) -> tuple[slice, ...]:
+    return tuple(slice(at, at + size) for at in range(0, n * size, size))
 
 
 class Piece:
@@ -108,10 +114,9 @@ class Piece:
         if self.sizes is None:
             if len(self.items) == 1:
                 return [Block(offset, view, self.items[0])]
-            return [
-                Block(offset + at, view[at : at + size], item)
-                for at, item in zip(range(0, self.length, size), self.items, strict=True)
-            ]
+            # `map` calls all of these without a line of Python in between: three quarters of what a comprehension takes.
+            offsets = range(offset, offset + self.length, size)
+            return list(map(Block, offsets, map(view.__getitem__, _slices(size, len(self.items))), self.items))
         starts = self.starts()
         return [
             Block(offset + at, view[at:end], item)

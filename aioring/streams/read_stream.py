@@ -165,6 +165,9 @@ class ReadStream(Generic[T]):
                 if ahead.over:
                     raise StopAsyncIteration  # closed meanwhile, by another task
                 engine.check()
+                if ahead.asks and engine.budget.left <= 0:
+                    await engine.budget.turn()
+                    continue
                 piece = ahead.straight()
                 if piece is not None:
                     return self._handed(piece, piece.units, ahead)
