@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import index
-from typing import Any
+from typing import Any, cast
 
 from ..kernel.abi import OFF_MAX
 from ..loops import Loop
@@ -60,15 +60,18 @@ class Settings:
         return Distance(capacity, self.combine, max(self.max_ios, 1), self.full)
 
     def source(self, file_size: int, loop: Loop) -> Source:
-        blocks, size = self.blocks, self.size
-        if blocks is None:
-            blocks = range(-(-file_size // size))
-        plain = isinstance(blocks, range) and self.key is None and blocks.step == 1
-        if plain and blocks.start >= 0 and blocks.stop * size <= OFF_MAX:
-            return Span(blocks, size)
+        size = self.size
+        blocks = cast("Any", range(-(-file_size // size)) if self.blocks is None else self.blocks)
         if hasattr(blocks, "__anext__"):
             return Pumped(blocks, self.key, size, self.combine * size, loop)
+        if isinstance(blocks, range) and self.key is None and _is_plain(blocks, size):
+            return Span(blocks, size)
         return Elements(iter(blocks), self.key, size, self.combine * size)
+
+
+def _is_plain(numbers: range, size: int) -> bool:
+    """Whether each follows the one before, and none is wrong."""
+    return numbers.step == 1 and numbers.start >= 0 and numbers.stop * size <= OFF_MAX
 
 
 def _at_least(value: int, least: int, name: str) -> int:
