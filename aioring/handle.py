@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .operations import OPEN, OPENAT2, READ_FILE, Operation, Request
+from .operations import OPEN, OPENAT2, READ_FILE, Operation
+from .request import Request
 
 __all__ = ["COMPLETE", "DEFINED", "STAGED", "STATES", "SUBMITTED", "Handle"]
 
