@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV   := .venv
+CLUSTER ?= /var/tmp/aioring-cluster
 ARGS   ?=
 JOBS   ?= 2
 
@@ -10,7 +11,7 @@ RUN    := $(VENV)/bin/python
 SETUP  := PYTHON="$(PYTHON)" .ci/setup $(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test test-syscalls test-all lint format types docs clean
+.PHONY: help demo example-postgres bench test test-syscalls test-all lint format types docs clean
 .NOTPARALLEL:
 
 help:  ## list the goals
@@ -22,6 +23,12 @@ demo:  ## hash a tree of files with aioring, aiofiles and a plain loop
 	@echo "demo: hashes a tree of small files with aioring and with what else there is, and compares"
 	@$(SETUP) demo,uvloop
 	@$(RUN) examples/hash_tree.py $(ARGS)
+
+example-postgres:  ## read the tables of a real PostgreSQL cluster with read streams (needs Debian's postgresql)
+	@echo "example-postgres: makes a cluster in $(CLUSTER) with pgbench, once, and scans its tables without a server"
+	@$(SETUP) demo
+	@$(RUN) examples/pg_cluster.py $(CLUSTER)
+	@$(RUN) examples/pg_scan.py $(CLUSTER)/data $(ARGS)
 
 test:  ## run the tests, each on every method and loop (ARGS="-k worker")
 	@echo "test: runs the tests in tests/ with $(VENV)/bin/python, each on every method and loop"

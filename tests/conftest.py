@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import importlib
 import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -52,6 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """What stands there now is no test's garbage: to walk through 16,000 items took each `gc.collect()` 0.2 s."""
+    importlib.import_module("hypothesis")  # it looks for referrers as it begins, and sees none that are frozen
     gc.collect()
     gc.freeze()
 
