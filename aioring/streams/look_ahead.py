@@ -70,9 +70,8 @@ class LookAhead:
         self._held = 0  # bytes of memory
         self.lent: dict[Memory, None] = {}  # handed out, and perhaps still looked at
         self._lent_bytes = 0
-        self._window: dict[
-            int, tuple[Piece, int]
-        ] = {}  # by offset: what I/Os in the line bring, and where in them it is
+        # By offset: blocks that an I/O in the line brings, and where in that they begin.
+        self._window: dict[int, tuple[Piece, int]] = {}
 
     # Hot path: once per piece; measured in benchmarks/streams.py.
 
