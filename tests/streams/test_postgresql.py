@@ -1,4 +1,4 @@
-"""PostgreSQL's own cases, by their names (src/test/modules/test_aio, 001 to 004), for what a stream and a ring make of them.
+"""PostgreSQL's own cases, by their names (src/test/modules/test_aio, 001 to 004), for a read stream and its ring.
 
 Each runs on every method. What they inject into shared memory comes here through the method seam (`Scripted`).
 """
