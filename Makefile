@@ -30,8 +30,8 @@ example-postgres:  ## read the tables of a real PostgreSQL cluster with read str
 	@$(RUN) examples/pg_cluster.py $(CLUSTER)
 	@$(RUN) examples/pg_scan.py $(CLUSTER)/data $(ARGS)
 
-test:  ## run the tests, each on every method and loop (ARGS="-k worker")
-	@echo "test: runs the tests in tests/ with $(VENV)/bin/python, each on every method and loop"
+test:  ## run the tests, each on every method, and on every loop (ARGS="-k worker")
+	@echo "test: runs the tests in tests/ with $(VENV)/bin/python, each on every method, and on every loop"
 	@$(SETUP) test,demo
 	@$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
@@ -84,7 +84,7 @@ for v in 3.11 3.12 3.13 3.14 3.15; do \
     done; \
     if [ -z "$$found" ]; then missing="$$missing $$v"; continue; fi; \
     echo; echo "test-all: Python $$v ($$found)"; \
-    if PYTHON="$$found" .ci/setup .venv-$$v test,demo && .venv-$$v/bin/python -m pytest $(ARGS); \
+    if PYTHON="$$found" .ci/setup .venv-$$v test,demo && AIORING_TEST_EVERY=1 .venv-$$v/bin/python -m pytest $(ARGS); \
     then ran="$$ran $$v"; else failed="$$failed $$v"; fi; \
 done; \
 echo; echo "test-all: passed on:$${ran:- none}; failed on:$${failed:- none}; not found:$${missing:- none}"; \
