@@ -114,7 +114,8 @@ async def by_threads(path: str, blocks: list[int]) -> int:
         async def one() -> None:
             nonlocal n
             for block in left:
-                n += await loop.run_in_executor(pool, read, block)
+                got = await loop.run_in_executor(pool, read, block)
+                n += got
 
         await asyncio.gather(*[one() for _ in range(THREADS)])
     os.close(fd)

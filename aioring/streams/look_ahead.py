@@ -359,8 +359,12 @@ class LookAhead:
         return piece
 
     def further(self) -> None:
-        """Look ahead, as the first block of what was taken is handed out, if a quarter of `max_ios` is free."""
-        if 4 * self._ios > 3 * self.distance.max_ios or self._alone:
+        """Look ahead, as the first block of what was taken is handed out, if a quarter of `max_ios` and of the distance is
+        free: block by block each would take a submission of its own."""
+        distance = self.distance
+        if 4 * self._ios > 3 * distance.max_ios or self._alone:
+            return
+        if 4 * (distance.ahead - self.pinned + 1) < distance.ahead:
             return
         self.pinned -= 1
         try:
