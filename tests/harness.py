@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,7 +16,9 @@ from anyio.lowlevel import checkpoint
 
 from aioring.testing import Scripted
 
-__all__ = ["SOON", "Held", "Outcome", "all_over", "begin", "cancelled_again_and_again", "logged", "ticks"]
+__all__ = [
+    "SOON", "Held", "Outcome", "all_over", "begin", "cancelled_again_and_again", "logged", "open_in", "ticks",
+]  # fmt: skip
 
 SOON = 3.0  # seconds: what takes longer hangs
 
@@ -119,3 +123,12 @@ async def all_over(*outcomes: Outcome) -> None:
     with anyio.fail_after(SOON):
         for outcome in outcomes:
             await outcome.over.wait()
+
+
+def open_in(folder: Path) -> list[str]:
+    """The files in it, and itself, as often as there is an fd of each."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return [name for name in found if name.startswith(str(folder))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import gc
 import os
@@ -28,7 +27,7 @@ import aioring
 from aioring import append_file, read_file, read_text, write_file
 from aioring.testing import Scripted
 from tests.conftest import pattern
-from tests.harness import SOON, all_over, begin, cancelled_again_and_again, ticks
+from tests.harness import SOON, all_over, begin, cancelled_again_and_again, open_in, ticks
 
 SIZES = [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 20) + 1]
 OLD, NEW = b"old " * 5000, b"new " * 7000
@@ -725,11 +724,3 @@ async def test_a_ring_that_is_closed_at_once_leaves_no_fd(anyio_backend: Any, ma
 
 async def read_file_in(path: Path, ring: Any) -> bytes:
     return await read_file(path, ring=ring)
-
-
-def open_in(path: Path) -> list[str]:
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return [name for name in found if name.startswith(str(path))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import pty
@@ -27,6 +26,7 @@ from aioring.methods import slots
 from aioring.methods.io_uring import IoUring
 from aioring.methods.slots import LINKS, Slots
 from aioring.operations import WHOLE
+from tests.harness import open_in
 
 pytestmark = [pytest.mark.anyio]
 
@@ -36,15 +36,6 @@ FILES = 24
 
 def pattern(n: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(n)
-
-
-def open_in(folder: Path) -> list[str]:
-    """The files in it that have an fd."""
-    found = []
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(f"/proc/self/fd/{fd}"))
-    return [name for name in found if name.startswith(str(folder))]
 
 
 def slots_of(ring: aioring.Ring) -> Slots:
