@@ -9,6 +9,7 @@ import random
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except pg_cluster.Failed as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("cluster")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # another user makes it
+    for parent in (folder, *folder.parents):
+        if parent == Path(tempfile.gettempdir()):
+            break
+        parent.chmod(0o755)  # another user makes it; how deep it lies depends on pytest-xdist
     status, _, errors = run("pg_cluster.py", folder, "--scale", 1)
     assert (status, errors) == (0, "")
     return folder / "data"
