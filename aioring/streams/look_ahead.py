@@ -30,7 +30,7 @@ from .settings import Settings
 from .stats import StreamStats
 from .target import Target
 
-__all__ = ["Last", "LookAhead"]
+__all__ = ["Last", "LookAhead", "at_once_cancelled"]
 
 _PRICE = (1 << 20) // SIZE  # bytes for a unit of the budget: a tick of the loop takes 1 MiB from the page cache
 _IN_PAGE = 4095
@@ -152,9 +152,7 @@ class LookAhead:
     def _begin(self, run: Run) -> bool:
         """Read what is pending, or a part of it (read_stream_start_pending_read). False: not now."""
         length = run.end - run.offset
-        lead = run.offset % self._align if self._align else 0
-        span = self._span(lead, length)
-        if self._held and self._held + span > self._max_bytes:
+        if self._held and self._held + self._span(run.offset, length) > self._max_bytes:
             return False  # (one is always read, however large)
         budget = self.engine.budget
         asks = self.asks and not self._cold
@@ -163,11 +161,10 @@ class LookAhead:
             budget.spent()
             return False
         try:
-            memory = self._memory(span)
+            memory, view = self._room_for(run.offset, length)
         except (OSError, MemoryError, OverflowError) as error:
             self._cannot(run, error)
             return True
-        view = memory.view(lead + length)[lead:]
         had = self._had(view, run.offset) if asks else -1
         rest = None
         if had >= 0:
@@ -180,7 +177,7 @@ class LookAhead:
                 else:
                     had = -1
         piece = Piece(run, self.size)
-        piece.memory, piece.view, piece.lead = memory, view, lead
+        piece.memory, piece.view, piece.lead = memory, view, self._lead(run.offset)
         self._run, self._cold = rest, rest is not None
         self.line.append(piece)
         self.pinned += piece.units
@@ -232,14 +229,23 @@ class LookAhead:
             self.asks, self._by_workers = False, True
             return -1
 
-    def _span(self, lead: int, length: int) -> int:
-        """What has to be read of it: with O_DIRECT whole sectors."""
+    def _lead(self, offset: int) -> int:
+        """What has to be read before it: O_DIRECT reads whole sectors."""
+        return offset % self._align if self._align else 0
+
+    def _span(self, offset: int, length: int) -> int:
+        """How many bytes have to be read for so many of them."""
         align = self._align
-        return -(-(lead + length) // align) * align if align else length
+        return -(-(offset % align + length) // align) * align if align else length
+
+    def _room_for(self, offset: int, length: int) -> tuple[Memory, memoryview]:
+        """Memory for all that has to be read, and a view of what was asked for."""
+        memory, lead = self._memory(self._span(offset, length)), self._lead(offset)
+        return memory, memory.view(lead + length)[lead:]
 
     def _ask(self, piece: Piece) -> None:
         assert piece.memory is not None
-        n = self._span(piece.lead, piece.length)
+        n = self._span(piece.offset, piece.length)
         view = piece.memory.view(n)
         piece.handle = handle = Handle(READINTO, self.fd, piece.offset - piece.lead, n)
         handle.view, handle.name = view, self.name
@@ -280,7 +286,7 @@ class LookAhead:
                 engine.on_doorbell()  # once, before it waits
                 if not piece.finished():
                     waited = True
-                    await engine.loop.park(piece, _at_once)
+                    await engine.loop.park(piece, at_once_cancelled)
                     if self.over:
                         return waited
             if piece.io and not waited and piece.handle is not None:
@@ -310,13 +316,12 @@ class LookAhead:
         self.engine.check()
         self.target.check()
         piece.again = False
-        piece.lead = lead = piece.offset % self._align if self._align else 0
+        piece.lead = self._lead(piece.offset)
         try:
-            memory = piece.memory = self._memory(self._span(lead, piece.length))
+            piece.memory, piece.view = self._room_for(piece.offset, piece.length)
         except (OSError, MemoryError, OverflowError) as error:
             piece.error = error.with_traceback(None)
             return
-        piece.view = memory.view(lead + piece.length)[lead:]
         self._ask(piece)
         self.engine.flush()
 
@@ -427,7 +432,8 @@ class LookAhead:
         return under_way
 
 
-def _at_once(_: Piece) -> bool:
+def at_once_cancelled(_: object) -> bool:
+    """`on_cancel` of who waits for what stays where it is: a cancel is delivered at once, and nothing is lost."""
     return True
 
 

@@ -20,7 +20,7 @@ from ..handle import Handle
 from ..operations import CLOSE
 from ..ring import Ring, get_ring
 from .blocks import Block
-from .look_ahead import Last, LookAhead
+from .look_ahead import Last, LookAhead, at_once_cancelled
 from .pieces import Piece
 from .settings import Settings
 from .stats import StreamStats
@@ -273,7 +273,7 @@ class ReadStream(Generic[T]):
         engine = ahead.engine
         if engine.open:
             last = Last(engine.loop, ahead.discard())
-            await engine.loop.park(last, _at_once)
+            await engine.loop.park(last, at_once_cancelled)
             await ahead.source.closed()
         else:
             ahead.over = True
@@ -311,10 +311,6 @@ def _abandon(ahead: LookAhead, fd: int) -> None:
                 engine.ask(close)
             else:
                 os.close(fd)
-
-
-def _at_once(_: Any) -> bool:
-    return True
 
 
 class Batches(Generic[T]):
