@@ -25,6 +25,7 @@ __all__ = ["TRIES", "Results"]
 
 logger = logging.getLogger("aioring")
 
+_UNKNOWN = 4096  # bytes: what O_DIRECT needs where nobody says it
 TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked instead
 
 
@@ -73,7 +74,7 @@ class Results(Fences):
             self._again = True
             handle.again += 1
             return None
-        if res == -errno.EINVAL and operation.reads and handle.done % 512 and is_direct(handle.fd):
+        if res == -errno.EINVAL and operation.reads and handle.done and _within_a_block(handle.fd, handle.done):
             return 0  # a direct read that stopped inside a block has met end of file: it can't go on from there
         return res
 
@@ -147,9 +148,14 @@ class Results(Fences):
                 slow.report(handle, self.counters.label, now)
 
 
+def _within_a_block(fd: int, n: int) -> bool:
+    found = direct_alignment(fd) if is_direct(fd) else (1, 1)
+    return bool(n % (found[1] or 1 if found else _UNKNOWN))
+
+
 def _what_direct_needs(fd: int) -> str:
     found = direct_alignment(fd)
-    memory, offset = found or (4096, 4096)
+    memory, offset = found or (_UNKNOWN, _UNKNOWN)
     said = "" if found else "; the kernel does not say what this file needs, and that suits every device"
     return (
         f"fd {fd} has O_DIRECT: the buffer's address must be a multiple of {memory} bytes (aioring.alloc), "

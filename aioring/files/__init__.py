@@ -2,7 +2,8 @@
 
 `opening.py` makes them (`modes.py`: what a mode means; `here.py`: most files, in a straight line), `file.py`, `binary.py`
 and `textual.py` are what people hold. Below lie the layers of the `io` module, over an awaited raw file: `text.py`,
-`buffered.py`, and `raw.py`, whose transfers are a ring's (`ring_io.py`) or made in place (`in_place.py`). `order.py` has
+`buffered.py`, and `raw.py`, whose transfers are a ring's (`ring_io.py`; past the page cache `direct.py`, `direct_io.py`,
+`rewrite.py`, `sectors.py`) or made in place (`in_place.py`). `order.py` has
 calls on one file run in the order in which they were made. `whole.py` reads and writes whole files, `many.py` thousands,
 `byte_stream.py` gives one to those who send it, `atomic.py` replaces one in one step. `path.py` is `Path` (`lexical.py`:
 its words; `walk.py` and `jobs.py`: folders and trees, by workers in batches; `copying.py`). `blocking.py` shows a file as
@@ -52,6 +53,7 @@ def open(
     closefd: bool = True,
     opener: Opener | None = None,
     *,
+    direct: bool | Literal["try"] = False,
     ring: Ring | None = None,
 ) -> Opening[TextFile]: ...
 @overload
@@ -65,6 +67,7 @@ def open(
     closefd: bool = True,
     opener: Opener | None = None,
     *,
+    direct: bool | Literal["try"] = False,
     ring: Ring | None = None,
 ) -> Opening[RawFile]: ...
 @overload
@@ -78,6 +81,7 @@ def open(
     closefd: bool = True,
     opener: Opener | None = None,
     *,
+    direct: bool | Literal["try"] = False,
     ring: Ring | None = None,
 ) -> Opening[BinaryFile]: ...
 @overload
@@ -91,6 +95,7 @@ def open(
     closefd: bool = True,
     opener: Opener | None = None,
     *,
+    direct: bool | Literal["try"] = False,
     ring: Ring | None = None,
 ) -> Opening[File[bytes]]: ...
 @overload
@@ -104,6 +109,7 @@ def open(
     closefd: bool = True,
     opener: Opener | None = None,
     *,
+    direct: bool | Literal["try"] = False,
     ring: Ring | None = None,
 ) -> Opening[Any]: ...
 def open(
@@ -116,6 +122,7 @@ def open(
     closefd: bool = True,
     opener: Opener | None = None,
     *,
+    direct: bool | Literal["try"] = False,
     ring: Ring | None = None,
 ) -> Opening[Any]:
     """Open a file, like the built-in `open`: `async with aioring.open(path) as f`, or `f = await aioring.open(path)`.
@@ -123,6 +130,13 @@ def open(
     All parameters are the built-in's, and so is what is refused, in its words. Text mode gives a `TextFile`, binary mode a
     `BinaryFile`, with `buffering=0` a `RawFile`. Nothing is opened before it is awaited or entered. `ring`: by default the
     running loop's own (`get_ring`). A file that is only read, with the default `buffering`, reads 64 KiB ahead.
+
+    `direct=True` goes past the page cache (O_DIRECT), with offsets, lengths and memory of any kind: reads are widened to
+    whole sectors and cut; a write that does not begin and end with a sector reads the sectors at its ends, changes them and
+    writes them back, and the file is as long as its data, to the byte. Nothing else of this ring comes in between; who
+    writes to the same sector by other means at the same time may be undone. "a" finds the end of the file by itself, not by
+    O_APPEND. The buffer has 256 KiB. On an fd that is given, O_DIRECT is set. Where it is refused, True raises EINVAL, and
+    "try" goes through the page cache.
 
     `opener` is called on one of the ring's worker threads. Opening a FIFO waits for its other end, without a thread.
 
@@ -133,4 +147,5 @@ def open(
         ValueError, TypeError, LookupError: as the built-in `open`.
         RingClosedError, WrongLoopError: the ring is closed, or belongs to another loop, thread or process.
     """
-    return Opening(ring, _KINDS, file, mode, buffering, encoding, errors, newline, closefd, opener)
+    kinds = _KINDS if direct is False else _KINDS._replace(direct=direct)
+    return Opening(ring, kinds, file, mode, buffering, encoding, errors, newline, closefd, opener)

@@ -61,7 +61,7 @@ class _View(io.IOBase):
         order = raw.order
         self._refuse_if_busy()
         order.busy = True
-        held, raw.io = raw.io, _WAITING
+        held, raw.io = raw.io, _WAITING if raw.direct is None else raw.direct.in_place
         try:
             return drive(method(*args))
         finally:

@@ -340,6 +340,10 @@ class Buffered:
 
     async def _write_through(self, data: bytes, taken: Callable[[int], Any]) -> None:
         """What does not fit: first what is there, then whole blocks of `data` itself, then the rest into the buffer."""
+        if self.raw.direct is not None and (n := self._up_to_a_sector(self.raw.direct.sector)):
+            self.put(data[:n], n)
+            taken(n)
+            data = data[n:]
         try:
             await self._flush_writes()
         except BlockingIOError:
@@ -370,6 +374,14 @@ class Buffered:
         self._adjust(rest)
         self.raw_pos = 0
         taken(rest)
+
+    def _up_to_a_sector(self, sector: int) -> int:
+        """How much more fits of what is written one after the other, so that it ends with a sector: else that would be
+        read back, and the file cut, each time that the buffer is full."""
+        if not self.dirty() or self.pos != self.write_end:
+            return 0
+        room = self.buffer_size - self.pos
+        return max(room - (self.position() + room) % sector, 0)
 
     def _keep_what_fits(self, data: bytes) -> None:
         """The raw file takes nothing now (O_NONBLOCK)."""

@@ -150,6 +150,8 @@ class File(Generic[AnyStr]):
         self._raw.check("read of closed file")
         if not self._raw.mode.reading:
             raise io.UnsupportedOperation("not readable")
+        if self._raw.direct is not None:
+            return await self._raw.direct.pread(self._raw, n, offset)
         return await self._ring.read(self._raw.fd, offset, n)
 
     async def pwrite(self, data: Any, offset: int, /) -> int:
@@ -158,6 +160,8 @@ class File(Generic[AnyStr]):
         self._raw.check("write to closed file")
         if not self._raw.mode.writing:
             raise io.UnsupportedOperation("not writable")
+        if self._raw.direct is not None:
+            return await self._raw.direct.pwrite(self._raw, data, offset)
         return await self._ring.write(self._raw.fd, offset, data)
 
     # --- what every file does; its class says more --------------------------------------------------------------------
@@ -429,7 +433,7 @@ class File(Generic[AnyStr]):
 
     def _close_in_place(self) -> None:
         raw, engine = self._raw, self._ring._started
-        raw.io = IN_PLACE
+        raw.io = IN_PLACE if raw.direct is None else raw.direct.in_place
         if engine is not None and engine.ended == "forked":
             # What a forked child has is a copy: its parent writes it, and shares the fd's position with it.
             raw.told = None

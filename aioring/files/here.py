@@ -35,6 +35,7 @@ class Kinds(NamedTuple):
     writer: Any  # the same, of a file that is only written
     text: Any
     nonblocking: bool = False  # whether an fd with O_NONBLOCK is not waited for, as io's files do not
+    direct: bool | str = False  # past the page cache
 
 
 # Hot path: once per file; measured in benchmarks/files.py.
@@ -55,7 +56,7 @@ def open_here(
 ) -> Any:
     """The file; or `NOT_TRIED`; or `SPENT`: the tick's budget is (`paid`: a unit was waited for); or `TRIED`: it is not at
     hand, and audit hooks have been told; or, as `TRIED`, the fd of what is no regular file, with O_NONBLOCK on it."""
-    if buffering.__class__ is not int or buffering != -1 or closefd is not True or opener is not None:
+    if buffering.__class__ is not int or buffering != -1 or closefd is not True or opener is not None or kinds.direct:
         return NOT_TRIED
     parsed = _PLAIN.get(mode) if mode.__class__ is str else None
     if parsed is None:

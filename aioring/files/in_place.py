@@ -13,12 +13,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ..buffers import alloc
 from .raw import Raw
 
-__all__ = ["IN_PLACE", "InPlace", "drive"]
+__all__ = ["IN_PLACE", "DirectInPlace", "InPlace", "drive"]
 
 T = TypeVar("T")
 _GRACE = 1.0  # seconds
+_PIECE = 1 << 20  # bytes
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -89,6 +91,57 @@ class InPlace:
             with suppress(Exception):
                 raw.known.close()
         os.close(fd)
+
+
+class DirectInPlace(InPlace):
+    """The same past the page cache, which takes whole sectors only: see `direct_io.py`, `rewrite.py`."""
+
+    def __init__(self, sector: int) -> None:
+        self._sector = sector
+
+    async def read(self, raw: Raw, n: int) -> bytes | None:
+        return self._read(raw.fd, raw.position, min(n, _PIECE))
+
+    def _read(self, fd: int, offset: int, n: int) -> bytes:
+        low = offset - offset % self._sector
+        memory = alloc(self._up(offset + n) - low, self._sector)
+        got = os.preadv(fd, (memory,), low)
+        return memory[offset - low : min(got, offset - low + n)].tobytes()
+
+    def _up(self, offset: int) -> int:
+        return -(-offset // self._sector) * self._sector
+
+    async def rest(self, raw: Raw) -> bytes:
+        parts, at = [], raw.position
+        while part := self._read(raw.fd, at, _PIECE):
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
+
+    async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
+        at = 0
+        while at < len(data) and (n := self._part(raw, data[at : at + _PIECE])):
+            landed(n)
+            at += n
+        return at
+
+    def _part(self, raw: Raw, data: bytes) -> int:
+        fd, size = raw.fd, os.fstat(raw.fd).st_size
+        start = size if raw.appends else raw.position
+        low, high = start - start % self._sector, self._up(start + len(data))
+        memory = alloc(high - low, self._sector)
+        for at in {low, high - self._sector}:
+            had = self._read(fd, at, self._sector)
+            memory[at - low : at - low + len(had)] = had
+        memory[start - low : start - low + len(data)] = data
+        until = low + os.pwrite(fd, memory, low)
+        n = max(min(until, start + len(data)) - start, 0)
+        cut = max(size, start + n) if n else size
+        if raw.regular and until > cut:
+            os.ftruncate(fd, cut)
+        if n:
+            raw.position = start + n
+        return n
 
 
 IN_PLACE = InPlace()

@@ -20,8 +20,9 @@ from typing import Any, Generic, TypeVar
 from ..errors import os_error
 from ..kernel import at_once
 from ..ring import Ring, get_ring
-from . import modes
+from . import direct, modes
 from .binary import READ_AHEAD
+from .direct_io import DirectIo
 from .ending import look_after
 from .file import File
 from .here import NOT_TRIED, SPENT, TRIED, Kinds, open_here
@@ -33,6 +34,7 @@ from .textual import resolve
 __all__ = ["Opening", "open_file"]
 
 F = TypeVar("F", bound=File[Any], covariant=True)
+_DIRECT = 1 << 18  # bytes: the buffer of a file that the kernel does not read ahead of
 
 
 class Opening(Generic[F]):
@@ -125,7 +127,7 @@ async def open_file(
         number = _is_number(file)
         name = file if number else os.fspath(file)
         parsed = modes.check(mode, buffering, encoding, errors, newline)
-        raw = await _open_raw(here, name, parsed, bool(closefd), opener, number)
+        raw = await _open_raw(here, name, parsed, bool(closefd), opener, number, direct.check(kinds.direct))
     try:
         return _dressed(here, kinds, raw, parsed, buffering, encoding, errors, newline)
     except BaseException:
@@ -150,6 +152,8 @@ def _dressed(
     if buffering < 0 and mode.raw == "r":
         size = max(size, READ_AHEAD)
         raw.ahead = True
+    if raw.direct is not None and buffering < 0:
+        size = max(size, _DIRECT)
     if size == 0:
         if not mode.binary:
             raise ValueError("can't have unbuffered text I/O")
@@ -166,7 +170,9 @@ def _dressed(
     return file
 
 
-async def _open_raw(ring: Ring, name: Any, mode: Mode, closefd: bool, opener: Any, number: bool) -> Raw:
+async def _open_raw(
+    ring: Ring, name: Any, mode: Mode, closefd: bool, opener: Any, number: bool, past: bool | str
+) -> Raw:
     """What io.FileIO does when it is made."""
     ring._engine  # noqa: B018 - whether it may be used here and now
     if isinstance(name, bool):
@@ -184,14 +190,29 @@ async def _open_raw(ring: Ring, name: Any, mode: Mode, closefd: bool, opener: An
         sys.audit("open", name, mode.raw, mode.flags)
         if not closefd:
             raise ValueError("Cannot use closefd=False with file name")
-        fd = (
-            await _by_opener(ring, opener, name, mode)
-            if opener is not None
-            else await ring._open_file(path, mode.flags)
-        )
+        if opener is not None:
+            fd = await _by_opener(ring, opener, name, mode)
+        else:
+            fd = await (direct.open_direct(ring, path, mode, past) if past else ring._open_file(path, mode.flags))
     else:
         sys.audit("open", name, mode.raw, mode.flags)
-    return await _raw_over(ring, fd, name, mode, closefd, own, shared=not own or opener is not None)
+    raw = await _raw_over(ring, fd, name, mode, closefd, own, shared=not own or opener is not None)
+    if past:
+        try:
+            _past_the_cache(ring, raw, past, set_it=not own or opener is not None)
+        except BaseException:
+            if own:
+                await close_fd(ring, fd)
+            raise
+    return raw
+
+
+def _past_the_cache(ring: Ring, raw: Raw, past: bool | str, set_it: bool) -> None:
+    if set_it and not direct.set_direct(raw.fd, raw.mode) and past != "try":
+        raise direct.refused(raw.name)
+    sector = direct.sector_of(raw.fd)
+    if sector and not raw.streams:
+        raw.io = raw.direct = DirectIo(ring, raw.fd, sector)
 
 
 async def _raw_over(ring: Ring, fd: int, name: Any, mode: Mode, closefd: bool, own: bool, shared: bool = False) -> Raw:

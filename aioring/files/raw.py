@@ -5,7 +5,8 @@ cancelled read has moved nothing. Where others share the fd's own position (`fil
 opened on an fd), it is looked up before a buffer is begun (`adopt`) and put where the file is after each `flush`, `seek`
 and `truncate` (`share`).
 
-The transfers themselves are made by `io`: by a ring (`ring_io.py`) or in place (`in_place.py`), which never suspends.
+The transfers themselves are made by `io`: by a ring (`ring_io.py`, past the page cache
+`direct_io.py`) or in place (`in_place.py`), which never suspends.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import io as _io
 import os
 from collections.abc import Callable, Sequence
 from operator import index
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import os_error
 from ..kernel import at_once
 from ..kernel.abi import OFF_MAX
 from .modes import Mode
 from .order import Order
+
+if TYPE_CHECKING:
+    from .direct_io import DirectIo
 
 __all__ = ["KIND", "REGULAR", "Gone", "Io", "Raw"]
 
@@ -95,6 +99,7 @@ class Raw:
     prepaid = False  # its opening has paid for its first read
     size = -1  # what the file had when it was opened, which is true until `fresh`
     fresh = 0.0
+    direct: DirectIo | None = None  # past the page cache; it is `io`, until the ring ends
 
     def __init__(
         self, fd: int, mode: Mode, name: Any, closefd: bool, io: Io, st_mode: int = 0, st_blksize: int = 0

@@ -6,7 +6,7 @@ Some facts about cancelling
   waited for by readiness, which takes nothing.
 * A write that is cancelled belongs to the file. Its bytes are aioring's own (an immutable `bytes` object, in the handle,
   and so in `live`, until its CQE: invariant 1), so the CancelledError is delivered at once; nobody else has the file until
-  the kernel is done with them, and then the position and the buffer are where they should be (`_Flight`).
+  the kernel is done with them, and then the position and the buffer are where they should be (`Flight`).
 * While the file is being closed (`Raw.shielded`) a cancel is delivered when the transfer is over.
 """
 
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+from ..engine import Engine
 from ..errors import RingClosedError, os_error
 from ..handle import Handle
 from ..kernel import at_once
@@ -29,48 +30,25 @@ from ..ring.page_cache import SMALL
 from ..ring.unseekable import MOST
 from .raw import Raw
 
-__all__ = ["NonBlockingIo", "RingIo", "close_fd"]
+__all__ = ["Flight", "NonBlockingIo", "RingIo", "close_fd"]
 
 _MOST = 1 << 30  # bytes: of one read, on the way to the end of a file
 
 
-class _Flight:
+class Flight:
     """A write under way. `landed` is called once, by the completion."""
 
     __slots__ = ("engine", "gone", "handle", "landed", "over", "raw", "waiter")
 
-    def __init__(self, raw: Raw, engine: Any, handle: Handle, landed: Callable[[int], None]) -> None:
-        self.raw, self.engine, self.handle, self.landed = raw, engine, handle, landed
+    def __init__(self, raw: Raw, engine: Engine, landed: Callable[[int], None]) -> None:
+        self.raw, self.engine, self.landed = raw, engine, landed
+        self.handle: Handle | None = None  # what the method carries out for it
         self.waiter: Any = None
         self.gone = False  # its caller is
         self.over = False
 
     def finished(self) -> bool:
         return self.over
-
-    def arrived(self, handle: Handle) -> None:
-        """`on_done`: the method is done with the bytes. Harmless when done twice."""
-        if self.over:
-            return
-        self.over = True
-        raw, n = self.raw, handle.done
-        raw.under_way -= 1
-        try:
-            if n:
-                raw.position += n
-                if raw.appends and raw.fd >= 0:
-                    # Where the kernel put it: without an offset it moves the fd's position. (But the rest of a short write
-                    # goes to an offset, which O_APPEND overrules, and moves nothing.)
-                    raw.position = os.fstat(raw.fd).st_size if handle.again else os.lseek(raw.fd, 0, os.SEEK_CUR)
-        except OSError:
-            pass  # somebody has closed the fd: the next call says so
-        finally:
-            if n:
-                self.landed(n)
-            if self.waiter is not None:
-                self.engine.loop.wake(self.waiter)
-            if self.gone:
-                raw.order.landed()
 
     def cancelled(self, _: Any) -> bool:
         if self.raw.shielded:
@@ -83,7 +61,47 @@ class _Flight:
         if not self.gone and not self.over:
             self.gone = True
             self.raw.order.took_off()
+            self.take_back()
+
+    def take_back(self) -> None:
+        if self.handle is not None:
             self.engine.cancel(self.handle)
+
+    def land(self, n: int) -> None:
+        """It is over: so much of it has been written."""
+        self.raw.under_way -= 1
+        try:
+            if n:
+                self.landed(n)
+        finally:
+            if self.waiter is not None:
+                self.engine.loop.wake(self.waiter)
+            if self.gone:
+                self.raw.order.landed()
+
+
+class _Write(Flight):
+    """One I/O."""
+
+    __slots__ = ()
+
+    def arrived(self, handle: Handle) -> None:
+        """`on_done`: the method is done with the bytes. Harmless when done twice."""
+        if self.over:
+            return
+        self.over = True
+        raw, n = self.raw, handle.done
+        try:
+            if n:
+                raw.position += n
+                if raw.appends and raw.fd >= 0:
+                    # Where the kernel put it: without an offset it moves the fd's position. (But the rest of a short write
+                    # goes to an offset, which O_APPEND overrules, and moves nothing.)
+                    raw.position = os.fstat(raw.fd).st_size if handle.again else os.lseek(raw.fd, 0, os.SEEK_CUR)
+        except OSError:
+            pass  # somebody has closed the fd: the next call says so
+        finally:
+            self.land(n)
 
 
 async def close_fd(ring: Ring, fd: int) -> None:
@@ -147,8 +165,8 @@ class RingIo:
         engine = ring._engine
         handle = Handle(WRITE, raw.fd, MAX_OFFSET if raw.appends else raw.position, len(data))
         handle.view = data
-        flight = _Flight(raw, engine, handle, landed)
-        handle.on_done = flight.arrived
+        flight = _Write(raw, engine, landed)
+        flight.handle, handle.on_done = handle, flight.arrived
         raw.under_way += 1
         try:
             engine.ask(handle)

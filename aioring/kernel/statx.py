@@ -18,14 +18,15 @@ _unpack_dio = struct.Struct("<II").unpack_from  # stx_dio_mem_align, stx_dio_off
 
 
 def direct_alignment(fd: int) -> tuple[int, int] | None:
-    """What O_DIRECT needs of this file, in bytes: of the buffer's address, and of offset and length. None: not known."""
+    """What O_DIRECT needs of this file, in bytes: of the buffer's address, and of offset and length. None: not known;
+    zeros: it takes the flag, and goes through the page cache."""
     if statx is None:
         return None
     found = ctypes.create_string_buffer(abi.STATX_BYTES)
     if statx(fd, b"", abi.AT_EMPTY_PATH | abi.AT_STATX_DONT_SYNC, ctypes.c_uint(_STATX_DIOALIGN), found) < 0:
         return None
     memory, offset = _unpack_dio(found, 152)
-    return (memory, offset) if _unpack_mask(found)[0] & _STATX_DIOALIGN and memory and offset else None
+    return (memory, offset) if _unpack_mask(found)[0] & _STATX_DIOALIGN else None
 
 
 def stat_result(filled: bytes) -> os.stat_result:

@@ -12,7 +12,7 @@ from asyncio.events import _get_running_loop  # C, no exception where none runs
 from collections.abc import Iterable
 from typing import Any
 
-from ..buffers import lent_bytes, lent_writable, view_address
+from ..buffers import Pool, lent_bytes, lent_writable, view_address
 from ..engine import Engine
 from ..handle import Handle
 from ..kernel import mounts
@@ -27,6 +27,7 @@ from .unseekable import MOST, Unseekable, reader
 __all__ = ["Data"]
 
 _join = b"".join
+_KEPT = 16 << 20  # bytes of aligned memory that a ring keeps when nobody uses it
 
 
 class _NoBudget:
@@ -45,9 +46,18 @@ class Data(Unseekable):
     _opens: Any = None
     _closes: Any = None
     _stats: Any = None
-    _stream_memory: Any = None  # what read streams read into, once there is one
+    _memory: Pool | None = (
+        None  # aligned, for read streams and what is open past the page cache; once somebody needs it
+    )
+    _sectors: Any = None  # by device and inode, who uses which sectors of what is open past it (files/sectors.py)
     # By the id of a caller's memoryview: itself, its address, its size.
     _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]
+
+    def _memory_pool(self) -> Pool:
+        pool = self._memory
+        if pool is None:
+            pool = self._memory = Pool(_KEPT)
+        return pool
 
     def _opened(self, engine: Engine) -> None:
         mounts.all_local()  # opens the mount table now: later, it might get the number of an fd that was just closed

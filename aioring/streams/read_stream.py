@@ -13,7 +13,6 @@ from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from ..buffers import Pool
 from ..engine import Engine
 from ..errors import AioringError
 from ..handle import Handle
@@ -29,8 +28,6 @@ from .target import Target
 __all__ = ["Batches", "ReadStream", "read_stream"]
 
 T = TypeVar("T")
-
-_KEPT = 16 << 20  # bytes of memory that a ring keeps for its next streams
 
 
 class ReadStream(Generic[T]):
@@ -238,11 +235,8 @@ class ReadStream(Generic[T]):
             if self._closed:
                 await target.close()
                 raise StopAsyncIteration
-        pool = ring._stream_memory
-        if pool is None:
-            pool = ring._stream_memory = Pool(_KEPT)
         source = settings.source(target.size, engine.loop)
-        self._ahead = ahead = LookAhead(engine, pool, ring._cache, target, source, settings, self._stats)
+        self._ahead = ahead = LookAhead(engine, ring._memory_pool(), ring._cache, target, source, settings, self._stats)
         ahead.paused = source.paused = self._paused
         return ahead
 

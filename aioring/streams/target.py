@@ -10,15 +10,13 @@ import struct
 from typing import Any
 
 from ..errors import os_error
+from ..files import direct as past
 from ..files.ring_io import close_fd
 from ..kernel import at_once
-from ..kernel.statx import direct_alignment
 from ..ring.define import descriptor
 
 __all__ = ["Target"]
 
-_O_DIRECT = getattr(os, "O_DIRECT", 0)
-_SECTOR = 4096  # bytes: suits every device seen so far
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h
 
 
@@ -40,7 +38,7 @@ class Target:
         await self._open(ring, direct)
         try:
             self.size = await self._measure()
-            self.align = self._alignment()
+            self.align = past.sector_of(self.fd)
         except BaseException:
             await self.close()
             raise
@@ -58,7 +56,7 @@ class Target:
             else:
                 raw.check("I/O operation on closed file.")
                 fd, self.name = raw.fd, raw.name
-            if not direct or at_once.flags_of(fd) & _O_DIRECT:
+            if not direct or past.sector_of(fd):
                 self.fd = fd
                 return
         flags = os.O_RDONLY | os.O_CLOEXEC
@@ -66,12 +64,15 @@ class Target:
             # An fd once more: to change its own flags would change what others read by it.
             again = f"/proc/self/fd/{fd}" if path is None else path
             try:
-                self.fd = await ring._open_file(again, flags | _O_DIRECT)
+                self.fd = await ring._open_file(again, flags | past.O_DIRECT)
+                self.own = True
+                if not past.sector_of(self.fd):
+                    await self.close()
             except OSError as error:
-                if error.errno != errno.EINVAL or direct != "try":
-                    if error.errno == errno.EINVAL:
-                        error.add_note("aioring: O_DIRECT is refused here; direct='try' reads through the page cache")
+                if error.errno != errno.EINVAL:
                     raise
+            if self.fd < 0 and direct != "try":
+                raise past.refused(self.name)
         if self.fd < 0:
             self.fd = fd if path is None else await ring._open_file(path, flags)
             self.own = path is not None
@@ -89,13 +90,6 @@ class Target:
             return int(size)
         code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.ESPIPE
         raise os_error(code, self.name, note="aioring: a read stream reads a regular file, or a block device")
-
-    def _alignment(self) -> int:
-        """What offsets and lengths have to be multiples of (statx(2), STATX_DIOALIGN)."""
-        if not at_once.flags_of(self.fd) & _O_DIRECT:
-            return 0
-        found = direct_alignment(self.fd)
-        return _SECTOR if found is None else max(*found, 512)
 
     def check(self) -> None:
         """Whether what was given is still open: its number may be another file's by now. (Of a bare fd nobody can tell.)"""

@@ -33,16 +33,17 @@ STEPS = st.one_of(
     buffering=st.sampled_from([0, 3, 16, 100, 8192]),
     script=st.lists(st.tuples(STEPS, st.integers(0, 6)), max_size=12),
     seed=st.integers(0, 1000),
+    direct=st.booleans(),
 )
 async def test_cancelled_anywhere_nothing_is_lost_and_nothing_is_written_twice(
-    anyio_backend: Any, tmp_path: Path, mode: str, buffering: int, script: list[Any], seed: int
+    anyio_backend: Any, tmp_path: Path, mode: str, buffering: int, script: list[Any], seed: int, direct: bool
 ) -> None:
     """Each step is cancelled after some ticks, and asked again: the built-in `open` is the model of what then is there."""
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.write_bytes(CONTENT)
     theirs.write_bytes(CONTENT)
     async with aioring.Ring(method=Scripted(seed, short=0.2)) as ring, anyio.create_task_group() as group:
-        file = await aopen(ours, mode, buffering, ring=ring)
+        file = await aopen(ours, mode, buffering, direct=direct, ring=ring)
         with open(theirs, mode, buffering) as model:
             try:
                 for (name, argument), after in script:

@@ -147,7 +147,7 @@ async def test_kept_views_stay_true_and_their_memory_is_not_used_again(ring: aio
 
 async def test_memory_is_bounded_and_given_back(ring: aioring.Ring, large: Path) -> None:
     await all_of(read_stream(large, ring=ring))
-    pool = ring._stream_memory
+    pool = ring._memory
     assert pool is not None
     for _ in range(3):
         made = pool.made

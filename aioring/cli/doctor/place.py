@@ -163,14 +163,15 @@ def _direct(fd: int, stack: ExitStack) -> Tried:
         return found | _refused(error)
     stack.callback(os.close, direct)
     told = direct_alignment(direct)
+    known = told is not None and all(told)
     error_seen: OSError | None = None
-    for memory, offset in [told] if told is not None else [(512, 512), (4096, 4096)]:
+    for memory, offset in [told] if told is not None and known else [(512, 512), (4096, 4096)]:
         try:
             os.preadv(direct, [alloc(offset, align=max(memory, 512))], 0)
         except OSError as error:
             error_seen = error
             continue
-        return found | {"works": True, "memory_align": memory, "offset_align": offset, "told": told is not None}
+        return found | {"works": True, "memory_align": memory, "offset_align": offset, "told": known}
     assert error_seen is not None
     return found | _refused(error_seen)
 
