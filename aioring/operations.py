@@ -149,6 +149,15 @@ def rest_of(views: Sequence[memoryview], done: int, most: int) -> list[memoryvie
     return rest
 
 
+def _read_scattered(r: Request, _: int) -> int:
+    view, size = r.view, r.length // len(r.offsets)
+    assert type(view) is memoryview
+    for i, offset in enumerate(r.offsets):
+        if os.preadv(r.fd, (view[i * size : (i + 1) * size],), offset) != size:
+            raise os_error(errno.ENODATA)
+    return r.length
+
+
 def _pack_vector(r: Request) -> Sqe:
     assert r.views is not None
     rest = rest_of(r.views, r.done, abi.MAX_TRANSFER)
@@ -430,6 +439,11 @@ READV = Operation(
     "readv", abi.OP_READV, _pack_vector, _readv, _moved,
     transfers=True, breaks=True, reads=True, settles=True, fits=_is_some,
 )  # fmt: skip
+# Reads of one size from many places: all of their bytes, or an error (methods/scattered.py; an SQE each).
+READ_SCATTERED = Operation(
+    "read_scattered", abi.OP_READ, None, _read_scattered, _moved,
+    transfers=True, reads=True, settles=True, retries=False, place=_place,
+)  # fmt: skip
 WRITE = Operation(
     "write", abi.OP_WRITE, _pack_transfer, _write, _moved,
     transfers=True, breaks=True, settles=True, fits=_is_some, place=_place,
@@ -522,6 +536,6 @@ READ_FILE = Operation("read_file", None, None, _read_file, _read_file_result, re
 RUN = Operation("run", None, None, _run, _value, retries=False)
 
 TABLE: tuple[Operation, ...] = (
-    READ, READINTO, READV, WRITE, WRITEV, FSYNC, SYNC_RANGE, OPEN, OPENAT2, CLOSE, STAT, TRUNCATE, ALLOCATE, ADVISE,
-    RENAME, UNLINK, RMDIR, MKDIR, SYMLINK, LINK, READ_FILE, RUN,
+    READ, READINTO, READV, READ_SCATTERED, WRITE, WRITEV, FSYNC, SYNC_RANGE, OPEN, OPENAT2, CLOSE, STAT, TRUNCATE, ALLOCATE,
+    ADVISE, RENAME, UNLINK, RMDIR, MKDIR, SYMLINK, LINK, READ_FILE, RUN,
 )  # fmt: skip

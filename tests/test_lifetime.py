@@ -1028,6 +1028,8 @@ def test_keyboard_interrupt_anywhere_inside_loses_nothing(method: str, tmp_path:
 
 KEYBOARD_INTERRUPT = r"""
 import faulthandler, traceback
+from aioring.handle import Handle
+from aioring.operations import READ_SCATTERED
 from aioring.testing import Scripted
 faulthandler.dump_traceback_later(50, exit=True)
 folder, method, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -1071,7 +1073,7 @@ async def work(i):
     try:
         while strikes < wanted:
             at, n = mine.randrange(200_000), mine.randrange(1, 60_000)
-            kind = mine.randrange(6)
+            kind = mine.randrange(7 if method == "io_uring" else 6)
             if kind == 0:
                 assert await ring.read(fd, at, n) == whole[at : at + n]
             elif kind == 1:
@@ -1086,6 +1088,12 @@ async def work(i):
                 started = [ring.start_read(fd, at + k, 100) for k in range(5)]
                 for k, one in enumerate(started):
                     assert await one == whole[at + k : at + k + 100]
+            elif kind == 6:
+                handle = Handle(READ_SCATTERED, direct, 0, 7 * 4096)
+                handle.view = aioring.alloc(7 * 4096)
+                handle.offsets, handle.together = [4096 * mine.randrange(60) for _ in range(7)], 7
+                assert await engine.do(handle) == 7 * 4096
+                assert handle.view == b"".join(whole[offset : offset + 4096] for offset in handle.offsets)
             else:
                 try:
                     new = await ring.open(path, os.O_RDONLY)

@@ -57,8 +57,8 @@ class Method(Protocol):
     def submit(self, staged: deque[Handle]) -> None:
         """Take all handles that are STAGED from the left, and drop those that no longer are.
 
-        What stands `together` goes in one submission and is never split: a round of a chain, or a READ_FILE, which is one
-        handle here and a chain of its own in the kernel where a method has slots for it (io_uring: slots.py).
+        What stands `together` goes in one submission: a round of a chain, which is never split; or a READ_FILE or
+        READ_SCATTERED, which are one handle here and several SQEs in the kernel (io_uring: slots.py, scattered.py).
         """
         ...
 

@@ -30,12 +30,14 @@ from ..kernel.doorbell import Doorbell
 from ..kernel.features import LADDER, open_queues
 from ..kernel.liburing import Route, find_route
 from ..kernel.rings import WORD
-from ..operations import NO_SLOT, READ_FILE
+from ..operations import NO_SLOT, READ_FILE, READ_SCATTERED
+from .scattered import Scattered
 from .slots import Slots
 
 __all__ = ["IoUring"]
 
 _TURNS = 8
+_TOGETHER = (READ_FILE, READ_SCATTERED)  # several SQEs and one completion
 _MOST = 32768  # entries: IORING_MAX_ENTRIES, io_uring/io_uring.c
 
 
@@ -50,6 +52,7 @@ class IoUring:
     by_opcode = True
     at_once = True
     pieces = True
+    scatters = True  # READ_SCATTERED is worth asking for: its reads are in flight all at once
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class IoUring:
             self._opcodes -= {abi.OP_CLOSE}
         self.links = bool(self._queues.mapped.features & abi.FEAT_LINKED_FILE)
         self._slots = Slots(self._queues, self._opcodes, live, completed)
+        self._scattered = Scattered(self._queues, self._slots, live, completed)
         return min(depth, self._queues.sq_entries)
 
     def takes(self, handle: Handle) -> bool:
@@ -144,10 +148,13 @@ class IoUring:
                 if room < handle.together:
                     break  # the kernel takes nothing now; the doorbell brings us back
             if handle.together > 1 and not handle.packed:
-                if handle.operation is not READ_FILE:
+                if handle.operation is READ_FILE:
+                    pushed = self._push_file(handle, position)
+                elif handle.operation is READ_SCATTERED:
+                    pushed = self._push_scattered(handle, position)
+                else:
                     self._pack_round(staged)
                     continue
-                pushed = self._push_file(handle, position)
                 position += pushed
                 room -= pushed
                 staged.popleft()
@@ -198,6 +205,13 @@ class IoUring:
             self._fail(handle, error)
         return 0
 
+    def _push_scattered(self, handle: Handle, position: int) -> int:
+        try:
+            return self._scattered.push(handle, position)
+        except Exception as error:
+            self._fail(handle, error)
+        return 0
+
     def _resync(self) -> int:
         """The position of the next SQE, from the tail in the mapped memory."""
         self._position += (self._queues.tail() - self._position) & WORD
@@ -227,9 +241,10 @@ class IoUring:
         n = self._queues.staged()
         for token in range(end - n, end):
             handle = self._live.get(token)
-            if handle is not None and handle.operation is not READ_FILE:
+            if handle is not None and handle.operation not in _TOGETHER:
                 self._completed.append((token, code))
         self._slots.take_back(end - n, end, code)
+        self._scattered.take_back(end - n, end, code)
         # The tail goes back over them. Tokens must not: the next position is a whole turn of the counter further on.
         self._queues.take_back()
         self._position = end + (1 << 32) - n
@@ -266,8 +281,8 @@ class IoUring:
         self._completed.append((self._lost, res))
 
     def _take(self) -> None:
-        if self._slots.under_way:
-            self._slots.reap()
+        if self._scattered.under_way or self._slots.under_way:
+            self._scattered.reap()
         else:
             self._queues.reap(self._completed)
 
@@ -299,6 +314,8 @@ class IoUring:
     def cancel(self, handle: Handle) -> None:
         if handle.operation is READ_FILE:
             self._cancels.extend(self._slots.links_of(handle))
+        elif handle.operation is READ_SCATTERED:
+            self._cancels.extend(self._scattered.all_of(handle))
         else:
             self._cancels.append(handle.token)
 
@@ -306,7 +323,7 @@ class IoUring:
         """IORING_OP_ASYNC_CANCEL for what is still in flight. Its own CQE carries a token that nobody waits for."""
         queues, cancels = self._queues, self._cancels
         while cancels:
-            if cancels[0] in self._live or self._slots.has(cancels[0]):
+            if cancels[0] in self._live or self._slots.has(cancels[0]) or self._scattered.has(cancels[0]):
                 if queues.staged() >= queues.sq_entries:
                     self._enter()
                     if queues.staged() >= queues.sq_entries:

@@ -70,7 +70,7 @@ class LinuxAio:
         return min(depth, self._context.entries)
 
     def takes(self, handle: Handle) -> bool:
-        return handle.operation.transfers and handle.length > 0 and is_direct(handle.fd)
+        return handle.operation.transfers and handle.length > 0 and not handle.offsets and is_direct(handle.fd)
 
     # Hot path: once per I/O (`submit`, `reap`); measured in benchmarks/ring_read.py.
 

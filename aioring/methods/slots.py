@@ -37,7 +37,7 @@ from ..kernel.abi import pack_sqe
 from ..kernel.rings import WORD, Queues
 from ..operations import ELSEWHERE, WHOLE, path_address
 
-__all__ = ["LINKS", "Slots"]
+__all__ = ["LINKS", "USERS", "Slots"]
 
 LINKS = 5
 _OPEN, _GATE, _READ, _MORE, _CLOSE, _INSTALL, _CLOSE_AFTER = range(7)
@@ -45,7 +45,7 @@ _OPCODES = frozenset((abi.OP_OPENAT, abi.OP_READ, abi.OP_CLOSE, abi.OP_FIXED_FD_
 _MOST = 128  # slots, and `WHOLE` bytes of memory each once it has been used
 _NOT_YET = 1 << 40  # no CQE carries it
 _OURS = 1 << 60  # in the number of a chain, which else is the position of its first SQE
-_USERS = _OURS << 3  # `user_data` from here on: a chain's number, and three bits for which link it is
+USERS = _OURS << 3  # `user_data` from here on: a chain's number, and three bits for which link it is
 _FIXED, _LINK, _HARD = abi.SQE_FIXED_FILE, abi.SQE_LINK, abi.SQE_HARDLINK
 # What open(2) says of the path. All else may be the ring's own trouble, or a lease: it is asked again, in the usual way.
 _OF_THE_PATH = frozenset(
@@ -147,26 +147,14 @@ class Slots:
         self._free = behind
         return True
 
-    def reap(self) -> None:
-        """As `Queues.reap`, with the links taken out. (Struck by KeyboardInterrupt before the head moves, it does all of it
-        again, which changes nothing.)"""
-        queues, append, under_way = self._queues, self._completed.append, self.under_way
-        head, tail, mask = queues.cq_head[0], queues.cq_tail[0], queues.cq_mask
-        users, numbers = queues.user_data, queues.res
-        while head != tail:
-            i = head & mask
-            user_data = users[2 * i]
-            if user_data < _USERS:
-                append((user_data, numbers[4 * i + 2]))
-            else:
-                chain = under_way.get(user_data >> 3)
-                if chain is not None:
-                    results = chain.results
-                    results[user_data & 7] = numbers[4 * i + 2]
-                    if _NOT_YET not in results:
-                        self._whole(chain)
-            head = (head + 1) & WORD
-        queues.cq_head[0] = head
+    def took(self, user_data: int, res: int) -> None:
+        """The CQE of a link. (Told again, after KeyboardInterrupt, it changes nothing.)"""
+        chain = self.under_way.get(user_data >> 3)
+        if chain is not None:
+            results = chain.results
+            results[user_data & 7] = res
+            if _NOT_YET not in results:
+                self._whole(chain)
 
     def _whole(self, chain: _Chain) -> None:
         """The kernel is done with all its links, and with the memory."""
@@ -250,4 +238,4 @@ class Slots:
 
     def has(self, user_data: int) -> bool:
         """Whether it is a link of what is under way."""
-        return user_data >= _USERS and user_data >> 3 in self.under_way
+        return user_data >= USERS and user_data >> 3 in self.under_way

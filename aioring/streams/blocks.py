@@ -6,6 +6,7 @@ and keeps one element that did not fit (PostgreSQL's `read_stream_unget_block`).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from operator import index
 from typing import Any, Generic, TypeVar
@@ -92,11 +93,14 @@ class Run:
 class Source:
     """Where elements come from. `ended`: no more come; `failed`: since it raised this."""
 
-    ended = False
     failed: BaseException | None = None
     dry = False  # none is there now, but more may come
     revisits = True  # an element may come twice
     paused = False  # nothing more is asked for now
+
+    @property
+    def ended(self) -> bool:
+        raise NotImplementedError
 
     def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
         """Up to `room` units more onto `run`, as long as they are its neighbours; without one, a new run. None: there is
@@ -110,6 +114,11 @@ class Source:
     def skip(self, n: int) -> None:
         """What `straight` has said is taken."""
 
+    def alone(self, n: int, window: Container[int], align: int, end: int) -> tuple[list[int], list[Any]] | None:
+        """The offsets and items of up to `n` blocks that come next, none of them the neighbour of the one before; not in
+        `window`, at multiples of `align`, wholly before `end`. None, and nothing taken, where there are not two."""
+        return None
+
     def revisited(self) -> tuple[int, int, Any] | None:
         """The element that is next where `take` stopped at it: offset, length, item."""
         return None
@@ -120,7 +129,7 @@ class Source:
 
     def close(self) -> None:
         """No more is wanted."""
-        self.ended = True
+        raise NotImplementedError
 
     async def closed(self) -> None:
         """Until nothing of it runs any more."""
@@ -134,10 +143,13 @@ class Span(Source):
     def __init__(self, numbers: range, block_size: int) -> None:
         self._next, self._stop = numbers.start, numbers.stop
         self._size = block_size
-        self.ended = self._next >= self._stop
+
+    @property
+    def ended(self) -> bool:
+        return self._next >= self._stop
 
     def close(self) -> None:
-        self.ended, self._next = True, self._stop
+        self._next = self._stop
 
     def straight(self, n: int) -> int:
         return self._next if self._stop - self._next >= n else -1
@@ -148,7 +160,6 @@ class Span(Source):
     def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
         first = self._next
         if first >= self._stop:
-            self.ended = True
             return run
         n = min(room, self._stop - first)
         if run is None:
@@ -170,7 +181,13 @@ class Elements(Source):
     ) -> None:
         self._elements, self._key = elements, key
         self._size, self._most = block_size, combine_bytes
-        self._kept: tuple[int, int, Any] | None = None
+        self._top = OFF_MAX // block_size  # block numbers below it have an offset
+        self._kept: deque[tuple[int, int, Any]] = deque()  # had, and not taken
+        self._exhausted = False
+
+    @property
+    def ended(self) -> bool:
+        return self._exhausted and not self._kept
 
     def _fetch(self) -> Any:
         return next(self._elements, END)
@@ -195,21 +212,61 @@ class Elements(Source):
             raise OverflowError(f"{asked!r}: too large for off_t")
         return offset, length
 
+    def _load(self) -> tuple[int, int, Any] | None:
+        """Offset, length and item of an element that nobody has had yet; None: there is none, or none now (`dry`)."""
+        if self._exhausted:
+            return None
+        try:
+            item = self._fetch()
+            if item.__class__ is int and self._key is None and 0 <= item < self._top:
+                return item * self._size, self._size, item
+            if item is END:
+                self._exhausted = True
+            elif item is not DRY:
+                return (*self._where(item), item)
+        except BaseException as error:
+            if isinstance(error, (StopIteration, StopAsyncIteration)):  # of `key`: it would pass for the end
+                stop = RuntimeError(f"the key of a read stream raised {type(error).__name__}")
+                stop.__cause__ = error
+                error = stop
+            self._exhausted, self.failed = True, error
+        return None
+
     def _peek(self) -> tuple[int, int, Any] | None:
-        if self._kept is None and not self.ended:
-            try:
-                item = self._fetch()
-                if item is END:
-                    self.ended = True
-                elif item is not DRY:
-                    self._kept = (*self._where(item), item)
-            except BaseException as error:
-                if isinstance(error, (StopIteration, StopAsyncIteration)):  # of `key`: it would pass for the end
-                    stop = RuntimeError(f"the key of a read stream raised {type(error).__name__}")
-                    stop.__cause__ = error
-                    error = stop
-                self.ended, self.failed = True, error
-        return self._kept
+        kept = self._kept
+        if not kept and (element := self._load()) is not None:
+            kept.append(element)
+        return kept[0] if kept else None
+
+    # Hot path: once per random block; measured in benchmarks/streams.py.
+
+    def alone(self, n: int, window: Container[int], align: int, end: int) -> tuple[list[int], list[Any]] | None:
+        if self.paused:
+            return None
+        size, kept, load = self._size, self._kept, self._load
+        offsets: list[int] = []
+        items: list[Any] = []
+        behind: tuple[int, int, Any] | None = None
+        element = kept.popleft() if kept else load()
+        while element is not None and len(items) < n:
+            offset, length, item = element
+            if length != size or offset % align or offset + size > end or offset in window or offset in offsets:
+                break
+            behind = kept.popleft() if kept else load()
+            if self.dry if behind is None else behind[0] == offset + size:
+                break
+            offsets.append(offset)
+            items.append(item)
+            element, behind = behind, None
+        if behind is not None:
+            kept.appendleft(behind)
+        if element is not None:
+            kept.appendleft(element)
+        if len(items) > 1:
+            return offsets, items
+        if items:
+            kept.appendleft((offsets[0], size, items[0]))
+        return None
 
     def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:
         size = self._size
@@ -237,13 +294,13 @@ class Elements(Source):
             run.units += units
             run.end += length
             room -= units
-            self._kept = None
+            self._kept.popleft()
         return run
 
     def revisited(self) -> tuple[int, int, Any] | None:
-        kept, self._kept = self._kept, None
-        return kept
+        return self._kept.popleft() if self._kept else None
 
     def close(self) -> None:
-        self.ended, self._kept = True, None
+        self._exhausted = True
+        self._kept.clear()
         self.failed = None

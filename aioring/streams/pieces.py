@@ -1,8 +1,12 @@
-"""A piece of a read stream: a run of neighbours that was had together, from when it is asked for until it is handed out."""
+"""A piece of a read stream: what was had together, from when it is asked for until it is handed out.
+
+It is a run of neighbours, read by one I/O, or blocks from anywhere (`offsets`), each by an I/O of its own. In memory they
+stand one behind the other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -23,8 +27,8 @@ class Piece:
     """See the module. Bytes, but `units`: how many blocks of the stream's size it comes to."""
 
     __slots__ = (
-        "again", "at", "base", "done", "error", "gone", "handle", "io", "items", "lead", "length", "memory", "offset",
-        "size", "sizes", "units", "view", "waiter",
+        "again", "at", "base", "done", "error", "gone", "handle", "ios", "items", "lead", "length", "memory", "offset",
+        "offsets", "size", "sizes", "units", "view", "waiter",
     )  # fmt: skip
 
     def __init__(self, run: Run, size: int) -> None:
@@ -37,7 +41,8 @@ class Piece:
         self.view: memoryview | None = None
         self.lead = 0  # what is read before it: O_DIRECT reads whole sectors
         self.handle: Handle | None = None
-        self.io = False  # it counts as an I/O
+        self.ios = 0  # as how many I/Os it counts
+        self.offsets: list[int] | None = None  # of its blocks, where they are no neighbours
         self.base: Piece | None = None  # who has its one block already,
         self.at = 0  # and where
         self.again = False  # it is still to be asked for, by itself
@@ -51,7 +56,15 @@ class Piece:
         piece = cls.__new__(cls)
         piece.offset, piece.items, piece.size, piece.sizes = offset, items, size, None
         piece.units, piece.length, piece.done = len(items), len(view), len(view)
-        piece.memory, piece.view, piece.base, piece.io = memory, view, None, False
+        piece.memory, piece.view, piece.base, piece.ios, piece.offsets = memory, view, None, 0, None
+        return piece
+
+    @classmethod
+    def scattered(cls, offsets: list[int], items: list[Any], size: int) -> Piece:
+        run = Run(offsets[0])
+        run.end, run.items, run.units = offsets[0] + len(items) * size, items, len(items)
+        piece = cls(run, size)
+        piece.ios, piece.offsets = len(items), offsets
         return piece
 
     def finished(self) -> bool:
@@ -68,10 +81,15 @@ class Piece:
         return handle is not None and handle.state == COMPLETE and (handle.res < 0 or handle.exception is not None)
 
     def starts(self) -> list[int]:
-        """Where its blocks begin in it, and behind them its length."""
+        """Where its blocks begin in its memory, and behind them its length."""
         if self.sizes is None:
             return list(range(0, self.length + 1, self.size))
         return [0, *accumulate(self.sizes)]
+
+    def places(self) -> Iterable[tuple[int, int]]:
+        """Where its blocks begin, in the file and in its memory."""
+        starts = self.starts()[:-1]
+        return zip([self.offset + at for at in starts] if self.offsets is None else self.offsets, starts, strict=True)
 
     def there(self) -> int:
         """How many of its blocks have at least one byte."""
@@ -84,9 +102,9 @@ class Piece:
     def split(self, k: int) -> list[Piece]:
         """Keep the first `k` blocks; the others, each by itself."""
         rest = []
-        for i, start in enumerate(self.starts()[:-1]):
+        for i, (offset, _) in enumerate(self.places()):
             if i >= k:
-                run = Run(self.offset + start)
+                run = Run(offset)
                 length = self.size if self.sizes is None else self.sizes[i]
                 run.end, run.items = run.offset + length, [self.items[i]]
                 run.sizes = None if length == self.size else [length]
@@ -115,7 +133,7 @@ class Piece:
             if len(self.items) == 1:
                 return [Block(offset, view, self.items[0])]
             # `map` calls all of these without a line of Python in between: three quarters of what a comprehension takes.
-            offsets = range(offset, offset + self.length, size)
+            offsets = range(offset, offset + self.length, size) if self.offsets is None else self.offsets
             return list(map(Block, offsets, map(view.__getitem__, _slices(size, len(self.items))), self.items))
         starts = self.starts()
         return [

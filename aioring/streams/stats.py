@@ -34,6 +34,12 @@ class StreamStats:
         self.io_nblocks += nblocks
         self.io_in_progress += in_progress
 
+    def began_several(self, n: int, before: int) -> None:
+        """I/Os of one block each, one after the other; `before`: how many were in progress."""
+        self.io_count += n
+        self.io_nblocks += n
+        self.io_in_progress += n * before + n * (n + 1) // 2
+
     def handed_out(self, n: int, pinned: int) -> None:
         """`n` blocks, one after the other; `pinned` before the first."""
         self.prefetch_count += n
