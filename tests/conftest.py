@@ -33,6 +33,8 @@ METHODS = ("io_uring", "linux_aio", "worker", "sync", "scripted")
 # scripted never asks the page cache: one run of it is enough. What linux_aio does not do by itself is the worker's, whose
 # runs ask it.
 COMBINATIONS = [(m, c) for m in METHODS for c in (True, False) if not (c and m in ("scripted", "linux_aio"))]
+# For tests of what never asks it: each method once, as the other loops below run them.
+ONCE = [("io_uring", True), ("linux_aio", False), ("worker", True), ("sync", True), ("scripted", False)]
 
 
 def pytest_configure(config: pytest.Config) -> None:

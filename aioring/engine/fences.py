@@ -156,11 +156,11 @@ class Fences:
         else:
             users.add(user)
 
-    def vouch(self, fd: int, user: object, other: object) -> None:
-        """`other` is asked by `user`, who holds `fd`, or holds it for them: it is as old as they are."""
+    def vouch(self, fd: int, user: object, handle: Handle) -> None:
+        """`handle` is about to be asked by `user`, who holds `fd`: it is as old as they are."""
         fence = self.closing.get(fd)
         if fence is not None and user in fence.before:
-            fence.before.add(other)
+            fence.before.add(handle)
 
     def give_up(self, handle: Handle) -> None:
         """`handle` held its fd and was not asked after all. One that is in somebody's hands is released when it is done."""

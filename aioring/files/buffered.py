@@ -340,11 +340,10 @@ class Buffered:
 
     async def _write_through(self, data: bytes, taken: Callable[[int], Any]) -> None:
         """What does not fit: first what is there, then whole blocks of `data` itself, then the rest into the buffer."""
-        if self.raw.direct is not None and (n := self._up_to_a_sector(self.raw.direct.sector)):
-            self.put(data[:n], n)
-            taken(n)
-            data = data[n:]
         try:
+            if self.raw.direct is not None and (n := self._up_to_a_sector(self.raw.direct.sector)):
+                await self._flush_with(data[:n], n, taken)
+                data = data[n:]
             await self._flush_writes()
         except BlockingIOError:
             self._keep_what_fits(data)
@@ -382,6 +381,22 @@ class Buffered:
             return 0
         room = self.buffer_size - self.pos
         return max(room - (self.position() + room) % sector, 0)
+
+    async def _flush_with(self, more: bytes, n: int, taken: Callable[[int], Any]) -> None:
+        """Flush what is there and `n` bytes `more`, which fit."""
+        self.put(more, n)
+        try:
+            await self._flush_writes()
+        except OSError:
+            if self.write_end - self.write_pos < n:
+                taken(n)
+            else:
+                self.pos = self.write_end = self.write_end - n  # none of it has been written, and its caller keeps it
+            raise
+        except BaseException:
+            taken(n)  # it goes on
+            raise
+        taken(n)
 
     def _keep_what_fits(self, data: bytes) -> None:
         """The raw file takes nothing now (O_NONBLOCK)."""

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from ..ring import Ring
     from .modes import Mode
 
-__all__ = ["O_DIRECT", "check", "open_direct", "refused", "sector_of", "set_direct"]
+__all__ = ["O_DIRECT", "check", "open_direct", "refused", "sector_of", "set_direct", "size_of"]
 
 O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 _UNKNOWN = 4096  # bytes: suits every device seen so far
 _LEAST = 512
+_TAKE_IT = (stat.S_IFREG, stat.S_IFBLK)
+_BLKGETSIZE64 = 0x80081272  # linux/fs.h
 
 
 def check(direct: Any) -> bool | str:
@@ -48,46 +51,55 @@ def sector_of(fd: int) -> int:
 
 def refused(name: Any) -> OSError:
     return os_error(
-        errno.EINVAL, name, note="aioring: O_DIRECT is refused here; direct='try' goes through the page cache then"
+        errno.EINVAL,
+        name,
+        note="aioring: O_DIRECT is refused here (by the file system, or since this is no file on a disk, or an fd with "
+        "O_APPEND); direct='try' goes through the page cache then",
     )
 
 
 async def open_direct(ring: Ring, name: Any, mode: Mode, direct: bool | str) -> int:
-    """The fd of a path, with O_DIRECT where it can be had. It never has O_APPEND: where the file ends is no offset that
-    O_DIRECT takes, so `DirectIo` sees to it. (Without O_DIRECT, it has.)
+    """The fd of a path, with O_DIRECT where it can be had. It never has O_APPEND then: where the file ends is no offset
+    that O_DIRECT takes, so `DirectIo` sees to it. (Without O_DIRECT, it has.) What "w" finds in a file is still to be cut.
 
-    open(2) makes a file first and refuses O_DIRECT then. What it found is as it was: "w" cuts it when all is well. What it
-    made stays, but under "x", which could not be tried again.
+    open(2) makes a file first and refuses O_DIRECT then. What it found is as it was; what it made stays, but under "x",
+    which could not be tried again. What is neither a regular file nor a block device is not tried: a FIFO would lose its
+    peer.
     """
-    if not O_DIRECT:
-        if direct != "try":
-            raise refused(name)
-        return await ring._open_file(name, mode.flags)
     if mode.creating:
         fd = await _open_it(ring, name, mode.flags)
         with _closed_where_it_fails(fd):
-            if not set_direct(fd, mode) and direct != "try":
+            if not set_direct(fd, mode, own=True) and direct != "try":
                 await ring.unlink(name)
                 raise refused(name)
         return fd
+    flags = mode.flags & ~os.O_TRUNC
+    fd = -1
+    with suppress(FileNotFoundError):
+        kind = stat.S_IFMT((await ring.stat(name)).st_mode)
+        if kind == stat.S_IFDIR:
+            raise os_error(errno.EISDIR, name)
+        if kind not in _TAKE_IT:
+            return await _without(ring, name, flags, direct)
+    if not O_DIRECT:
+        return await _without(ring, name, flags, direct)
     try:
-        fd = await _open_it(ring, name, mode.flags & ~(os.O_APPEND | os.O_TRUNC) | O_DIRECT)
+        fd = await _open_it(ring, name, flags & ~os.O_APPEND | O_DIRECT)
     except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        if direct == "try":
-            return await ring._open_file(name, mode.flags)
-        if stat.S_ISDIR((await ring.stat(name)).st_mode):
-            raise os_error(errno.EISDIR, name) from None
-        raise refused(name) from None
-    with _closed_where_it_fails(fd):
-        if not sector_of(fd):
-            if direct != "try":
-                raise refused(name)
-            fcntl.fcntl(fd, fcntl.F_SETFL, mode.flags)
-        if mode.flags & os.O_TRUNC and os.fstat(fd).st_size:
-            await ring.truncate(fd, 0)
+        # (EPERM: one that may only be appended to, chattr(1).)
+        if error.errno == errno.EINVAL or (error.errno == errno.EPERM and mode.appending and direct == "try"):
+            return await _without(ring, name, flags, direct)
+        raise
+    if not sector_of(fd):
+        os.close(fd)
+        return await _without(ring, name, flags, direct)
     return fd
+
+
+async def _without(ring: Ring, name: Any, flags: int, direct: bool | str) -> int:
+    if direct != "try":
+        raise refused(name)
+    return await ring._open_file(name, flags)
 
 
 async def _open_it(ring: Ring, name: Any, flags: int) -> int:
@@ -107,14 +119,16 @@ def _closed_where_it_fails(fd: int) -> Iterator[None]:
         raise
 
 
-def set_direct(fd: int, mode: Mode) -> bool:
-    """Set O_DIRECT on an fd (and take O_APPEND off one that was opened for appending, see above); False: it stays as it is,
-    since the file system refuses."""
-    if not O_DIRECT or stat.S_IFMT(os.fstat(fd).st_mode) not in (stat.S_IFREG, stat.S_IFBLK):
+def set_direct(fd: int, mode: Mode, own: bool) -> bool:
+    """Set O_DIRECT on an fd; False: it stays as it is, since the file system refuses. O_APPEND is taken off what is `own`
+    (see above): of another's fd it is a promise to whoever shares it."""
+    if not O_DIRECT or stat.S_IFMT(os.fstat(fd).st_mode) not in _TAKE_IT:
         return False  # (to a pipe O_DIRECT means packets)
     flags = at_once.flags_of(fd)
+    if flags & os.O_APPEND and not own and mode.writing:
+        return False
     try:
-        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~(os.O_APPEND if mode.appending else 0) | O_DIRECT)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags & ~os.O_APPEND | O_DIRECT)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -123,3 +137,11 @@ def set_direct(fd: int, mode: Mode) -> bool:
         return True
     fcntl.fcntl(fd, fcntl.F_SETFL, flags)
     return False
+
+
+def size_of(fd: int, status: os.stat_result) -> int:
+    """In bytes, of a regular file or a block device."""
+    if not stat.S_ISBLK(status.st_mode):
+        return status.st_size
+    (size,) = struct.unpack("=Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))
+    return int(size)

@@ -7,7 +7,8 @@ O_DIRECT takes whole sectors, in memory that is aligned. So a read is widened an
            anything else: the sectors at its ends are read, changed, and written back (`rewrite.py`)
 
 Kernel memory: a piece's memory is the pool's. Its handle has a view of it, and stands in the engine's `live`, from its
-submission to its completion, whatever becomes of the caller (invariant 1). Only then it goes back to the pool.
+submission to its completion, whatever becomes of the caller (invariant 1). It goes back to the pool then. Where the ring
+had to end before, the handle (`shut`) keeps its view for good, and the pool gives nobody memory of which a view lives.
 
 Who else writes to the file, not by this ring, within one sector of ours at the same moment may undo it, and be undone.
 """
@@ -24,10 +25,12 @@ from weakref import WeakValueDictionary
 from ..buffers import Memory, Pool, bytes_view, new_bytes
 from ..engine import Engine
 from ..handle import COMPLETE, Handle
+from ..kernel import at_once
 from ..loops import Loop
 from ..operations import READINTO
 from ..ring import Ring, define
 from .buffered import untold
+from .direct import size_of
 from .in_place import DirectInPlace
 from .raw import Raw
 from .rewrite import Rewrite
@@ -65,11 +68,12 @@ class DirectIo(RingIo):
         super().__init__(ring)
         self.sector = sector
         self.in_place = DirectInPlace(sector)
-        tables = ring._sectors
+        tables: WeakValueDictionary[tuple[int, int], Sectors] | None = ring._sectors
         if tables is None:
             tables = ring._sectors = WeakValueDictionary()
+            ring._engine.at_shut.append(partial(_shut, tables))
         status = os.fstat(fd)
-        self.sectors: Sectors = tables.setdefault((status.st_dev, status.st_ino), Sectors())
+        self.sectors = tables.setdefault((status.st_dev, status.st_ino), Sectors())
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -146,8 +150,7 @@ class DirectIo(RingIo):
             engine.release(fd, claim)
 
     def _give_back(self, piece: _Piece) -> None:
-        piece.handle.view = None
-        self.ring._memory_pool().give(piece.memory)
+        _gone(self.ring._memory_pool(), piece.memory, piece.handle)
 
     def _ask(self, engine: Engine, fd: int, claim: Claim, offset: int, length: int, first: bool) -> _Piece:
         piece = _Piece(offset, length, self.ring._memory_pool().take(length))
@@ -176,33 +179,19 @@ class DirectIo(RingIo):
 
     async def write(self, raw: Raw, data: bytes, landed: Callable[[int], None]) -> int:
         # All of it, as a file on a disk takes it: few look at what `io.FileIO.write` returns.
-        return await self._write(raw, data, None, landed)
+        if not data:
+            return 0
+        return await Rewrite(self, raw, data, None if raw.appends else raw.position, landed).done()
 
     async def pwrite(self, raw: Raw, data: Any, offset: int) -> int:
         """All of `data`, beside other calls. Cancelling is delivered when the kernel is done with it."""
         asked = define.write(raw.fd, offset, data)
         await self.ring._engine.loop.checkpoint()
         raw.check("write to closed file")
-        return await self._write(raw, asked.view or b"", asked.offset, untold)
-
-    async def _write(
-        self, raw: Raw, data: bytes | memoryview, offset: int | None, landed: Callable[[int], None]
-    ) -> int:
-        engine, fd, at, user = self.ring._engine, raw.fd, 0, object()
-        engine.hold(fd, user)
-        try:
-            while at < len(data):
-                rest = memoryview(data)[at:] if at else data
-                where = None if raw.appends else raw.position if offset is None else offset + at
-                try:
-                    at += await Rewrite(self, raw, fd, rest, where, landed, moves=offset is None).done(user)
-                except OSError:
-                    if not at or offset is not None:
-                        raise
-                    break  # the next says it
-            return at
-        finally:
-            engine.release(fd, user)
+        if not asked.length:
+            return 0
+        where = None if raw.appends else asked.offset
+        return await Rewrite(self, raw, asked.view or b"", where, untold, moves=False).done()
 
     async def truncate(self, raw: Raw, size: int) -> None:
         engine = self.ring._engine
@@ -211,6 +200,17 @@ class DirectIo(RingIo):
         try:
             await self._claimed(engine, claim)
             await super().truncate(raw, size)
+        finally:
+            self.sectors.release(claim)
+
+    async def size(self, raw: Raw) -> int:
+        """How long it is, when nobody makes it longer for a moment."""
+        engine = self.ring._engine
+        claim = Claim(READS, END - 1, END, partial(_tell, engine.loop))
+        try:
+            await self._claimed(engine, claim)
+            status = at_once.stat_of_fd(raw.fd)
+            return size_of(raw.fd, await self.ring.stat(raw.fd) if status is None else status)
         finally:
             self.sectors.release(claim)
 
@@ -233,6 +233,14 @@ def _arrived(loop: Loop, piece: _Piece, handle: Handle) -> None:
 
 
 def _gone(pool: Pool, memory: Memory, handle: Handle) -> None:
-    """Its caller is."""
-    handle.on_done = handle.view = None
+    """Nobody reads it any more. (What the ring's end has given up the kernel may still write to: that handle is kept for
+    good, and its view with it, so that the pool gives the memory to nobody.)"""
+    handle.on_done = None
+    if not handle.shut:
+        handle.view = None
     pool.give(memory)
+
+
+def _shut(tables: WeakValueDictionary[tuple[int, int], Sectors]) -> None:
+    for sectors in list(tables.values()):
+        sectors.shut()

@@ -12,6 +12,7 @@ import os
 import warnings
 from asyncio.events import _get_running_loop
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 from typing import Any, AnyStr, Generic, TypeVar
@@ -423,6 +424,11 @@ class File(Generic[AnyStr]):
         engine, order, said = self._ring._started, self._order, f"unclosed file {self!r}: {why}"
         if order.flights and engine is not None and not engine.ended:
             order.then = lambda: self._finish(why)  # a cancelled write is still under way
+            return
+        direct = self._raw.direct
+        if direct is not None and direct.sectors.written() and engine is not None and not engine.ended:
+            # By another file: it would undo what we write. (Soon, not there and then: it may raise what warnings are made.)
+            direct.sectors.when_not_written(partial(engine.loop.call_soon, partial(self._finish, why)))
             return
         loses = self._raw.closefd or self._dirty()
         try:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from ..buffers import alloc
+from .direct import size_of
 from .raw import Raw
 
 __all__ = ["IN_PLACE", "DirectInPlace", "InPlace", "drive"]
@@ -126,13 +127,14 @@ class DirectInPlace(InPlace):
         return at
 
     def _part(self, raw: Raw, data: bytes) -> int:
-        fd, size = raw.fd, os.fstat(raw.fd).st_size
+        fd, size = raw.fd, size_of(raw.fd, os.fstat(raw.fd))
         start = size if raw.appends else raw.position
         low, high = start - start % self._sector, self._up(start + len(data))
         memory = alloc(high - low, self._sector)
         for at in {low, high - self._sector}:
-            had = self._read(fd, at, self._sector)
-            memory[at - low : at - low + len(had)] = had
+            if start > at or start + len(data) < at + self._sector:
+                had = self._read(fd, at, self._sector)
+                memory[at - low : at - low + len(had)] = had
         memory[start - low : start - low + len(data)] = data
         until = low + os.pwrite(fd, memory, low)
         n = max(min(until, start + len(data)) - start, 0)

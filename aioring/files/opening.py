@@ -199,7 +199,7 @@ async def _open_raw(
     raw = await _raw_over(ring, fd, name, mode, closefd, own, shared=not own or opener is not None)
     if past:
         try:
-            _past_the_cache(ring, raw, past, set_it=not own or opener is not None)
+            await _past_the_cache(ring, raw, past, own, opener is not None)
         except BaseException:
             if own:
                 await close_fd(ring, fd)
@@ -207,12 +207,20 @@ async def _open_raw(
     return raw
 
 
-def _past_the_cache(ring: Ring, raw: Raw, past: bool | str, set_it: bool) -> None:
-    if set_it and not direct.set_direct(raw.fd, raw.mode) and past != "try":
-        raise direct.refused(raw.name)
-    sector = direct.sector_of(raw.fd)
+async def _past_the_cache(ring: Ring, raw: Raw, past: bool | str, own: bool, by_opener: bool) -> None:
+    may = True
+    if by_opener or not own:
+        may = direct.set_direct(raw.fd, raw.mode, own)
+        if not may and past != "try":
+            raise direct.refused(raw.name)
+    sector = direct.sector_of(raw.fd) if may else 0
     if sector and not raw.streams:
         raw.io = raw.direct = DirectIo(ring, raw.fd, sector)
+        raw.appends = raw.mode.appending
+        if raw.appends:
+            raw.position = await raw.direct.size(raw)
+    if own and not by_opener and raw.mode.flags & os.O_TRUNC and raw.regular and await raw.io.size(raw):
+        await raw.io.truncate(raw, 0)
 
 
 async def _raw_over(ring: Ring, fd: int, name: Any, mode: Mode, closefd: bool, own: bool, shared: bool = False) -> Raw:

@@ -111,7 +111,7 @@ class Raw:
         self.io = io
         self.order = Order()
         self.blksize = st_blksize if st_blksize > 1 else _io.DEFAULT_BUFFER_SIZE
-        self.appends = mode.appending  # whether the fd has O_APPEND: what is written goes to the end
+        self.appends = mode.appending  # what is written goes to the end (by O_APPEND, but past the page cache)
         self.regular = self.seekable = st_mode & KIND == REGULAR
         if not self.regular:
             try:

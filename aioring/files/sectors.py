@@ -2,8 +2,8 @@
 
 A write that does not begin and end with a sector has to read the sectors at its ends, change them and write them back: of
 two of them in one sector the later would bring back what the earlier has replaced. And what grows a file by less than a
-sector has it too long for a moment, until it is cut: nobody is to read there meanwhile. So each transfer claims its range
-of bytes first. A claim waits for those that it clashes with, and for those that wait since before it.
+sector has it too long for a moment, until it is cut: nobody is to read there meanwhile, nor to ask how long it is. So each
+call claims its range of bytes first. A claim waits for those that it clashes with, and for those that wait since before it.
 
 There is one table for each file that a ring has open so (by device and inode), whatever it is opened by. Pure: nothing here
 does I/O, and nothing asks which loop runs.
@@ -11,6 +11,7 @@ does I/O, and nothing asks which loop runs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -49,11 +50,14 @@ class Claim:
 class Sectors:
     """The table of one file."""
 
-    __slots__ = ("__weakref__", "_held", "_waiting")
+    __slots__ = ("__weakref__", "_granted", "_held", "_later", "_telling", "_waiting")
 
     def __init__(self) -> None:
         self._held: list[Claim] = []
         self._waiting: list[Claim] = []
+        self._granted: deque[Claim] = deque()  # who has to be told that they hold theirs
+        self._telling = False
+        self._later: list[Callable[[], Any]] = []
 
     def __len__(self) -> int:
         return len(self._held) + len(self._waiting)
@@ -86,5 +90,35 @@ class Sectors:
                 self._held.append(waiting)
                 free.append(waiting)
         self._waiting = still
-        for waiting in free:
-            waiting.then(waiting)
+        self._granted.extend(free)
+        self._tell()
+        if self._later and not self.written():
+            later, self._later = self._later, []
+            for callback in later:
+                callback()
+
+    def _tell(self) -> None:
+        """Whoever is told may be done at once, and release theirs: one after the other, however many they are."""
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._granted:
+                claim = self._granted.popleft()
+                if claim.held:
+                    claim.then(claim)
+        finally:
+            self._telling = False
+
+    def written(self) -> bool:
+        """Whether somebody writes, or waits in order to."""
+        return any(claim.kind != READS for line in (self._held, self._waiting) for claim in line)
+
+    def when_not_written(self, callback: Callable[[], Any]) -> None:
+        """Call back, once, when nobody writes any more."""
+        self._later.append(callback)
+
+    def shut(self) -> None:
+        """The ring takes no more: who waits is told, too, and has to look."""
+        for claim in list(self._waiting):
+            claim.then(claim)

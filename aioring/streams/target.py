@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-import struct
 from typing import Any
 
 from ..errors import os_error
@@ -16,8 +14,6 @@ from ..kernel import at_once
 from ..ring.define import descriptor
 
 __all__ = ["Target"]
-
-_BLKGETSIZE64 = 0x80081272  # linux/fs.h
 
 
 class Target:
@@ -83,11 +79,8 @@ class Target:
         status = at_once.stat_of_fd(self.fd)
         if status is None:
             status = await self._ring.stat(self.fd)
-        if stat.S_ISREG(status.st_mode):
-            return int(status.st_size)
-        if stat.S_ISBLK(status.st_mode):
-            (size,) = struct.unpack("=Q", fcntl.ioctl(self.fd, _BLKGETSIZE64, bytes(8)))
-            return int(size)
+        if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            return past.size_of(self.fd, status)
         code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.ESPIPE
         raise os_error(code, self.name, note="aioring: a read stream reads a regular file, or a block device")
 
