@@ -72,9 +72,7 @@ class _View(io.IOBase):
         if self._raw.order.busy or self._raw.under_way:
             raise RuntimeError("a call on this file is under way: await it before it is used as a blocking file")
         if self._raw.direct is not None and self._raw.direct.sectors.written():
-            raise RuntimeError(
-                "a write to this file is under way, by another: await it before it is used as a blocking file"
-            )
+            raise RuntimeError("another writes to this file: await it before this one is used as a blocking file")
 
     def close(self) -> None:
         raw, engine = self._raw, self._file._ring._started
