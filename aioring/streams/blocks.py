@@ -107,12 +107,12 @@ class Source:
         nothing, or what is next is in `window`."""
         raise NotImplementedError
 
-    def straight(self, n: int) -> int:
-        """The number of the next block, if `n` neighbours follow from it and nothing has to be asked; else -1."""
-        return -1
+    def straight(self, n: int) -> tuple[int, int]:
+        """The number of the next block, and how many neighbours follow from it, `n` at most; nobody is asked."""
+        return 0, 0
 
     def skip(self, n: int) -> None:
-        """What `straight` has said is taken."""
+        """So many of what `straight` has said are taken."""
 
     def alone(self, n: int, window: Container[int], align: int, end: int) -> tuple[list[int], list[Any]] | None:
         """The offsets and items of up to `n` blocks that come next, none of them the neighbour of the one before; not in
@@ -151,8 +151,9 @@ class Span(Source):
     def close(self) -> None:
         self._next = self._stop
 
-    def straight(self, n: int) -> int:
-        return self._next if self._stop - self._next >= n else -1
+    def straight(self, n: int) -> tuple[int, int]:
+        first, left = self._next, self._stop - self._next
+        return first, n if n < left else left
 
     def skip(self, n: int) -> None:
         self._next += n

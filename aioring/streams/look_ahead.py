@@ -35,6 +35,7 @@ __all__ = ["Last", "LookAhead", "at_once_cancelled"]
 
 _PRICE = (1 << 20) // SIZE  # bytes for a unit of the budget: a tick of the loop takes 1 MiB from the page cache
 _IN_PAGE = 4095
+_STRAIGHT = 4
 
 
 class LookAhead:
@@ -64,6 +65,8 @@ class LookAhead:
         self._align = target.align
         self.asks = bool(cache.on) and not target.align
         self._nowait = NOWAIT
+        # Blocks that are copied in one go: more than one I/O would bring, since most of what it takes is Python's time.
+        self._straight = min(min(_STRAIGHT, settings.max_ios) * settings.combine, settings.max_bytes // settings.size)
         self._by_workers = False
         # How many lone blocks are read under one handle; 0: each has one of its own. (What is looked for in the page cache
         # first has: mostly it is there.)
@@ -82,34 +85,40 @@ class LookAhead:
 
     # Hot path: once per piece; measured in benchmarks/streams.py.
 
+    def here(self) -> bool:
+        """Whether this is the loop's thread, which need not be asked whether the task is cancelled."""
+        engine = self.engine
+        return not self.over and engine.open and not engine.loop.checks and engine.loop.running_here()
+
     def straight(self) -> Piece | None:
-        """What `go` comes to where nothing is under way and the page cache has all of the next whole run: PostgreSQL's fast
-        path, for a run. None: ask `go`."""
+        """What `go` comes to where nothing is under way and the page cache has the next whole run, or some of them:
+        PostgreSQL's fast path, for runs. None: ask `go`."""
         distance, budget = self.distance, self.engine.budget
-        n = distance.combine
+        least = distance.combine
         if (
             not self.asks
             or self._cold
             or budget.left <= 0
             or self._run is not None
-            or n < distance.combine_limit
+            or least < distance.combine_limit
             or self.paused
         ):
             return None
-        first = self.source.straight(n)
-        if first < 0:
+        first, n = self.source.straight(self._straight)
+        if n < least:
             return None
         size = self.size
-        offset, length = first * size, n * size
-        memory = self._memory(length)
-        view = memory.view(length)
-        if self._had(view, offset) != length:
+        memory = self._memory(n * size)
+        view = memory.view(n * size)
+        had = self._had(view, first * size)
+        if had < least * size:
             self._held -= memory.size
             self.pool.give(memory)
             return None
-        budget.left -= 1 + length // _PRICE
+        n = had // size
+        budget.left -= 1 + had // _PRICE
         self.source.skip(n)
-        piece = Piece.straight(offset, range(first, first + n), size, memory, view)
+        piece = Piece.straight(first * size, range(first, first + n), size, memory, view[: n * size])
         self.pinned += n
         stats = self.stats
         stats.hit_count += 1
