@@ -19,6 +19,7 @@ __all__ = ["alloc", "lent_bytes", "lent_writable", "new_bytes"]
 # sum is verified against PyBytes_AsString below; where it does not hold (another interpreter) memory is copied instead.
 BYTES_DATA = bytes.__basicsize__ - 1
 LARGE = 64 << 10
+_REGISTERED = 512 << 10  # bytes: smaller memory is not worth to be registered
 _LOOKED_AFTER = 32  # pieces of memory that were given back with a view, perhaps: each look costs 0.1 us
 
 _from_size: Any = ctypes.pythonapi.PyBytes_FromStringAndSize
@@ -155,10 +156,11 @@ def alloc(n: int, align: int = 4096) -> memoryview:
 class Memory:
     """Page-aligned memory of a pool's, which knows whether anybody has a view of it."""
 
-    __slots__ = ("_alone", "_mmap", "size")
+    __slots__ = ("_alone", "_mmap", "size", "slot")
 
     def __init__(self, size: int) -> None:
         self.size = size
+        self.slot: int | None = None  # where it is registered with the kernel; -1: nowhere; None: nobody has asked
         self._mmap = private(size)
         self._alone = sys.getrefcount(self._mmap)
 
@@ -172,10 +174,13 @@ class Memory:
 
 class Pool:
     """Memory by size classes (powers of two, a page at least), so that what has been touched once is used again: 128 KiB
-    of fresh memory cost 64 us, used ones 4. `most` bytes are kept when nobody uses them."""
+    of fresh memory cost 64 us, used ones 4. `most` bytes are kept when nobody uses them.
 
-    def __init__(self, most: int) -> None:
+    `fixed`: where memory can be registered with the kernel (methods/fixed.py)."""
+
+    def __init__(self, most: int, fixed: Any = None) -> None:
         self._most = most
+        self._fixed = fixed
         self._free: dict[int, list[Memory]] = {}
         self._kept = 0  # bytes in `_free`
         self._back: deque[Memory] = deque()  # given back, perhaps with a view that still lives
@@ -201,6 +206,12 @@ class Pool:
         self.made += 1
         return Memory(size)
 
+    def slot(self, memory: Memory) -> int:
+        """Where what is about to be read into is registered; -1: nowhere, since it is not worth it, or cannot be."""
+        if memory.slot is None:
+            memory.slot = self._fixed.add(memory) if self._fixed is not None and memory.size >= _REGISTERED else -1
+        return memory.slot
+
     def give(self, memory: Memory) -> None:
         """Whoever took it is done; views of it may live on, and then it is theirs for so long."""
         back = self._back
@@ -210,7 +221,9 @@ class Pool:
             oldest = back.popleft()
             self._back_bytes -= oldest.size
             if oldest.free():
-                self._keep(oldest)  # else it goes with its last view
+                self._keep(oldest)
+            else:
+                self._let_go(oldest)  # it goes with its last view
 
     def sweep(self) -> None:
         """Keep what nobody looks at any more, as far as there is room for it; let go of the rest."""
@@ -226,6 +239,13 @@ class Pool:
         if self._kept + memory.size <= self._most:
             self._free.setdefault(memory.size, []).append(memory)
             self._kept += memory.size
+        else:
+            self._let_go(memory)
+
+    def _let_go(self, memory: Memory) -> None:
+        slot, memory.slot = memory.slot, -1
+        if slot is not None and slot >= 0:
+            self._fixed.drop(slot)
 
 
 _keep_forever: Any = ctypes.pythonapi.Py_IncRef

@@ -439,6 +439,10 @@ READV = Operation(
     "readv", abi.OP_READV, _pack_vector, _readv, _moved,
     transfers=True, breaks=True, reads=True, settles=True, fits=_is_some,
 )  # fmt: skip
+READ_FIXED = Operation(
+    "read_fixed", abi.OP_READ_FIXED, _pack_transfer, _readinto, _moved,
+    transfers=True, reads=True, settles=True, fits=_is_some,
+)  # fmt: skip
 # Reads of one size from many places: all of their bytes, or an error (methods/scattered.py; an SQE each).
 READ_SCATTERED = Operation(
     "read_scattered", abi.OP_READ, None, _read_scattered, _moved,
@@ -536,6 +540,6 @@ READ_FILE = Operation("read_file", None, None, _read_file, _read_file_result, re
 RUN = Operation("run", None, None, _run, _value, retries=False)
 
 TABLE: tuple[Operation, ...] = (
-    READ, READINTO, READV, READ_SCATTERED, WRITE, WRITEV, FSYNC, SYNC_RANGE, OPEN, OPENAT2, CLOSE, STAT, TRUNCATE, ALLOCATE,
-    ADVISE, RENAME, UNLINK, RMDIR, MKDIR, SYMLINK, LINK, READ_FILE, RUN,
+    READ, READINTO, READV, READ_FIXED, READ_SCATTERED, WRITE, WRITEV, FSYNC, SYNC_RANGE, OPEN, OPENAT2, CLOSE, STAT,
+    TRUNCATE, ALLOCATE, ADVISE, RENAME, UNLINK, RMDIR, MKDIR, SYMLINK, LINK, READ_FILE, RUN,
 )  # fmt: skip

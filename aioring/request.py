@@ -48,6 +48,7 @@ class Request:
     name: Any = None  # as the caller gave it: for the error
     name2: Any = None
     views: Sequence[memoryview] | None = None
+    slot: int = 0  # where `view` lies in memory that is registered
     offsets: Sequence[int] = ()  # of reads from many places, into `view`, one behind the other
     keep: Any = None  # whatever else the kernel reads until the CQE: iovecs, open_how, the statx buffer
     value: Any = None  # a result that is no number

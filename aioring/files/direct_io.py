@@ -27,7 +27,7 @@ from ..engine import Engine
 from ..handle import COMPLETE, Handle
 from ..kernel import at_once
 from ..loops import Loop
-from ..operations import READINTO
+from ..operations import READ_FIXED, READINTO
 from ..ring import Ring, define
 from .buffered import untold
 from .direct import size_of
@@ -153,8 +153,12 @@ class DirectIo(RingIo):
         _gone(self.ring._memory_pool(), piece.memory, piece.handle)
 
     def _ask(self, engine: Engine, fd: int, claim: Claim, offset: int, length: int, first: bool) -> _Piece:
-        piece = _Piece(offset, length, self.ring._memory_pool().take(length))
-        piece.handle = handle = Handle(READINTO, fd, offset, length)
+        pool = self.ring._memory_pool()
+        piece = _Piece(offset, length, pool.take(length))
+        slot = pool.slot(piece.memory)
+        piece.handle = handle = Handle(READ_FIXED if slot >= 0 else READINTO, fd, offset, length)
+        if slot >= 0:
+            handle.slot = slot
         handle.view = piece.memory.view(length)
         handle.on_done = partial(_arrived, engine.loop, piece)
         engine.vouch(fd, claim, handle)

@@ -48,6 +48,8 @@ REGISTER_EVENTFD = 4
 REGISTER_PROBE = 8  # since 5.6
 REGISTER_RESTRICTIONS = 11  # since 5.10
 REGISTER_ENABLE_RINGS = 12
+REGISTER_BUFFERS2 = 15  # since 5.13
+REGISTER_BUFFERS_UPDATE = 16  # since 5.13
 REGISTER_IOWQ_MAX_WORKERS = 19  # since 5.15
 PROBE_OPS = 256
 PROBE_BYTES = 16 + 8 * PROBE_OPS  # struct io_uring_probe, then struct io_uring_probe_op[]
@@ -56,6 +58,21 @@ RESTRICTION_SQE_OP = 1  # IORING_RESTRICTION_SQE_OP
 pack_restriction = struct.Struct("<HBBIII").pack  # struct io_uring_restriction
 RESTRICTION_REGISTER_OP = 0  # IORING_RESTRICTION_REGISTER_OP
 RESTRICTION_SQE_FLAGS_ALLOWED = 2
+RSRC_BYTES = 32  # struct io_uring_rsrc_register, struct io_uring_rsrc_update2
+_RSRC_REGISTER_SPARSE = 1  # since 5.19
+_pack_rsrc_register = struct.Struct("<IIQQQ").pack  # nr, flags, resv2, data, tags
+_pack_rsrc_update2 = struct.Struct("<IIQQII").pack  # offset, resv, data, tags, nr, resv2
+
+
+def pack_sparse_buffers(n: int) -> bytes:
+    """For REGISTER_BUFFERS2: `n` empty slots."""
+    return _pack_rsrc_register(n, _RSRC_REGISTER_SPARSE, 0, 0, 0)
+
+
+def pack_update_buffer(slot: int, iovec: int) -> bytes:
+    """For REGISTER_BUFFERS_UPDATE: what the struct iovec at this address says is to be in `slot`."""
+    return _pack_rsrc_update2(slot, 0, iovec, 0, 1, 0)
+
 
 # --- SQE flags: io_uring_enter(2), IOSQE_* ----------------------------------------------------------------------------
 SQE_FIXED_FILE = 1 << 0  # IOSQE_FIXED_FILE: `fd` is a slot
@@ -68,6 +85,7 @@ OP_NOP = 0
 OP_READV = 1
 OP_WRITEV = 2
 OP_FSYNC = 3
+OP_READ_FIXED = 4
 OP_SYNC_FILE_RANGE = 8
 OP_ASYNC_CANCEL = 14
 OP_FALLOCATE = 17

@@ -31,6 +31,7 @@ from ..kernel.features import LADDER, open_queues
 from ..kernel.liburing import Route, find_route
 from ..kernel.rings import WORD
 from ..operations import NO_SLOT, READ_FILE, READ_SCATTERED
+from .fixed import Fixed
 from .scattered import Scattered
 from .slots import Slots
 
@@ -82,6 +83,7 @@ class IoUring:
         self.links = bool(self._queues.mapped.features & abi.FEAT_LINKED_FILE)
         self._slots = Slots(self._queues, self._opcodes, live, completed)
         self._scattered = Scattered(self._queues, self._slots, live, completed)
+        self.fixed = Fixed(self._queues, self._opcodes)
         return min(depth, self._queues.sq_entries)
 
     def takes(self, handle: Handle) -> bool:
@@ -167,13 +169,15 @@ class IoUring:
                     address, length = address + handle.done, handle.length - handle.done
                     if length > abi.MAX_TRANSFER:
                         length = abi.MAX_TRANSFER
+                    slot = 0
                 else:
                     fd, off, address, length, op_flags = operation.pack(handle)  # type: ignore[misc]
+                    slot = handle.slot
                 handle.token = position
                 live[position] = handle  # before the kernel can know of it
                 pack_sqe(
                     sqes, (position & mask) << 6, operation.opcode, handle.sqe_flags, 0,
-                    fd, off, address, length, op_flags, position, 0, 0, 0, 0, 0,
+                    fd, off, address, length, op_flags, position, slot, 0, 0, 0, 0,
                 )  # fmt: skip
                 # Two stores: KeyboardInterrupt cannot come between them.
                 sq_tail[0] = (position + 1) & WORD
@@ -333,7 +337,7 @@ class IoUring:
         self._resync()
 
     def close(self) -> None:
+        self.fixed.close()
         self._queues.close()
 
-    def abandon(self) -> None:
-        self._queues.close()
+    abandon = close

@@ -56,7 +56,7 @@ class Data(Unseekable):
     def _memory_pool(self) -> Pool:
         pool = self._memory
         if pool is None:
-            pool = self._memory = Pool(_KEPT)
+            pool = self._memory = Pool(_KEPT, getattr(self._engine.method, "fixed", None))
         return pool
 
     def _opened(self, engine: Engine) -> None:

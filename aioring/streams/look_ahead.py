@@ -23,7 +23,7 @@ from ..handle import COMPLETE, Handle
 from ..kernel import at_once
 from ..loops import Loop
 from ..methods.scattered import MOST as MOST_SCATTERED
-from ..operations import READ_SCATTERED, READINTO
+from ..operations import READ_FIXED, READ_SCATTERED, READINTO
 from ..ring.page_cache import NOWAIT, PageCache
 from .blocks import Run, Source
 from .pieces import Piece
@@ -296,8 +296,11 @@ class LookAhead:
         assert piece.memory is not None
         n = self._span(piece.offset, piece.length)
         view = piece.memory.view(n)
-        piece.handle = handle = Handle(READINTO, self.fd, piece.offset - piece.lead, n)
+        slot = self.pool.slot(piece.memory) if self._align else -1
+        piece.handle = handle = Handle(READ_FIXED if slot >= 0 else READINTO, self.fd, piece.offset - piece.lead, n)
         handle.view, handle.name = view, self.name
+        if slot >= 0:
+            handle.slot = slot
         handle.by_workers = self._by_workers
         handle.on_done = partial(_arrived, self.engine.loop, piece)
         self.engine.ask(handle)

@@ -48,6 +48,7 @@ def failing(opcode: int, pipe_end: int, readonly: int) -> tuple[int, int, int, i
     memory, how = ctypes.addressof(MEMORY), ctypes.addressof(MEMORY)
     return {
         abi.OP_READ: (pipe_end, 0, memory, 10, 0),  # the writing end
+        abi.OP_READ_FIXED: (readonly, 0, memory, 10, 0),  # no slot has memory in it
         abi.OP_READV: (pipe_end, 0, memory, 1, 0),
         abi.OP_WRITE: (readonly, 0, memory, 10, 0),
         abi.OP_WRITEV: (readonly, 0, memory, 1, 0),

@@ -214,7 +214,10 @@ async def test_invalidate(ring: aioring.Ring, relation: Path) -> None:
     os.truncate(relation, 0)
     blocks = [block async for block in stream]
     assert len(blocks) == 29
-    assert all(bytes(block) == block_of(block.item) or isinstance(block.error, BlockBeyondEndError) for block in blocks)
+    for block in blocks:
+        # What had been read of it by then, perhaps a part; else it says why not.
+        assert block_of(block.item).startswith(bytes(block))
+        assert bytes(block) or isinstance(block.error, BlockBeyondEndError)
 
 
 @pytest.mark.parametrize(
