@@ -245,28 +245,26 @@ class Elements(Source):
         if self.paused:
             return None
         size, kept, load = self._size, self._kept, self._load
-        offsets: list[int] = []
-        items: list[Any] = []
+        offsets: dict[int, Any] = {}  # and the items
         behind: tuple[int, int, Any] | None = None
         element = kept.popleft() if kept else load()
-        while element is not None and len(items) < n:
+        while element is not None and len(offsets) < n:
             offset, length, item = element
             if length != size or offset % align or offset + size > end or offset in window or offset in offsets:
                 break
             behind = kept.popleft() if kept else load()
             if self.dry if behind is None else behind[0] == offset + size:
                 break
-            offsets.append(offset)
-            items.append(item)
+            offsets[offset] = item
             element, behind = behind, None
         if behind is not None:
             kept.appendleft(behind)
         if element is not None:
             kept.appendleft(element)
-        if len(items) > 1:
-            return offsets, items
-        if items:
-            kept.appendleft((offsets[0], size, items[0]))
+        if len(offsets) > 1:
+            return list(offsets), list(offsets.values())
+        for offset, item in offsets.items():
+            kept.appendleft((offset, size, item))
         return None
 
     def take(self, run: Run | None, room: int, window: Container[int]) -> Run | None:

@@ -13,6 +13,7 @@ import errno
 import os
 from collections import deque
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 from ..buffers import Memory, Pool
@@ -80,8 +81,7 @@ class LookAhead:
         self._held = 0  # bytes of memory
         self.lent: dict[Memory, None] = {}  # handed out, and perhaps still looked at
         self._lent_bytes = 0
-        # By offset: blocks that an I/O in the line brings, and where in that they begin.
-        self._window: dict[int, tuple[Piece, int]] = {}
+        self._window: dict[int, Piece] = {}  # by offset: blocks that an I/O in the line brings
 
     # Hot path: once per piece; measured in benchmarks/streams.py.
 
@@ -209,7 +209,7 @@ class LookAhead:
             self._ios += 1
             self.stats.began(piece.units, self._ios)
             if self.source.revisits:
-                self._window.update((offset, (piece, at)) for offset, at in piece.places())
+                self._window.update(zip(piece.places(), repeat(piece), strict=False))
             self._ask(piece)
         return True
 
@@ -236,7 +236,7 @@ class LookAhead:
         self.pinned += n
         self.stats.began_several(n, self._ios)
         self._ios += n
-        self._window.update((offset, (piece, at)) for offset, at in piece.places())
+        self._window.update(zip(found[0], repeat(piece), strict=False))
         if piece.view is not None:
             piece.handle = handle = Handle(READ_SCATTERED, self.fd, piece.offset, n * size)
             handle.view, handle.name, handle.offsets, handle.together = piece.view, self.name, found[0], n
@@ -314,7 +314,8 @@ class LookAhead:
         run = Run(offset)
         run.end, run.items, run.units = offset + length, [item], -(-length // self.size)
         run.sizes = None if length == self.size else [length]
-        base, at = self._window[offset]
+        base = self._window[offset]
+        at = base.at_of(offset)
         if at + length > base.length:
             self._run = run  # it is longer: by itself
             return True
@@ -454,8 +455,8 @@ class LookAhead:
     def _forget(self, piece: Piece) -> None:
         window = self._window
         if window and piece.handle is not None:
-            for offset, _ in piece.places():
-                if window.get(offset, (None,))[0] is piece:
+            for offset in piece.places():
+                if window.get(offset) is piece:
                     del window[offset]
 
     # --- the end ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ stand one behind the other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -86,10 +86,13 @@ class Piece:
             return list(range(0, self.length + 1, self.size))
         return [0, *accumulate(self.sizes)]
 
-    def places(self) -> Iterable[tuple[int, int]]:
-        """Where its blocks begin, in the file and in its memory."""
-        starts = self.starts()[:-1]
-        return zip([self.offset + at for at in starts] if self.offsets is None else self.offsets, starts, strict=True)
+    def places(self) -> list[int]:
+        """Where its blocks begin in the file."""
+        return [self.offset + at for at in self.starts()[:-1]] if self.offsets is None else self.offsets
+
+    def at_of(self, offset: int) -> int:
+        """Where the block that begins there in the file begins in its memory."""
+        return offset - self.offset if self.offsets is None else self.offsets.index(offset) * self.size
 
     def there(self) -> int:
         """How many of its blocks have at least one byte."""
@@ -102,7 +105,7 @@ class Piece:
     def split(self, k: int) -> list[Piece]:
         """Keep the first `k` blocks; the others, each by itself."""
         rest = []
-        for i, (offset, _) in enumerate(self.places()):
+        for i, offset in enumerate(self.places()):
             if i >= k:
                 run = Run(offset)
                 length = self.size if self.sizes is None else self.sizes[i]
