@@ -162,10 +162,11 @@ def overlay(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_up() -> None:
-    """What the loops keep for the life of the process (libuv's signal pipe) is no leak of a test's."""
+    """What the process keeps of its first loop and ring (libuv's signal pipe, the mount table) is no leak of a test's."""
 
     async def nothing() -> None:
-        return None
+        async with aioring.Ring(method="sync"):
+            pass
 
     uvloop.run(nothing())
     trio.run(nothing)

@@ -11,7 +11,8 @@ from asyncio.events import _get_running_loop
 from typing import Any
 
 from ..ring import Ring
-from .buffered import Buffered, as_view, optional_size, untold
+from .arguments import as_view, optional_size, untold
+from .buffered import Buffered
 from .file import File
 from .raw import Raw
 

@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast
 
+from .arguments import optional_size
 from .binary import BinaryFile, RawFile, writable_view
-from .buffered import Buffered, optional_size
+from .buffered import Buffered
 from .file import File
 from .in_place import InPlace, drive
 from .raw import Raw

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from operator import index
 from typing import TYPE_CHECKING, Any
+
+from .arguments import as_view, off_t, untold
 
 if TYPE_CHECKING:
     from .raw import Raw
 
-__all__ = ["Buffered", "as_view", "off_t", "optional_size", "untold"]
+__all__ = ["Buffered"]
 
 _NOTHING = bytearray()
 
@@ -499,39 +500,5 @@ class Buffered:
 _HOLES = (3, 4)  # SEEK_DATA, SEEK_HOLE: linux/fs.h
 
 
-def untold(_: int) -> None:
-    """`data` was the caller's: the raw position says how much of it was taken."""
-
-
 def _would_block(n: int) -> BlockingIOError:
     return BlockingIOError(11, "write could not complete without blocking", n)
-
-
-def as_view(data: Any) -> memoryview:
-    """The bytes of anything that has some."""
-    try:
-        view = memoryview(data)
-    except TypeError:
-        raise TypeError(f"a bytes-like object is required, not '{type(data).__name__}'") from None
-    if not view.c_contiguous:
-        raise BufferError("memoryview: underlying buffer is not C-contiguous")
-    return view.cast("B") if view.format != "B" or view.ndim != 1 else view
-
-
-def optional_size(size: Any) -> int:
-    """A size as `read` and `readline` take it."""
-    if size is None:
-        return -1
-    if type(size) is int:
-        return size
-    try:
-        return index(size)
-    except TypeError:
-        raise TypeError(f"argument should be integer or None, not '{type(size).__name__}'") from None
-
-
-def off_t(value: Any) -> int:
-    number = index(value)
-    if not -(1 << 63) <= number < 1 << 63:
-        raise ValueError(f"cannot fit '{type(value).__name__}' into an offset-sized integer")
-    return number

@@ -29,7 +29,7 @@ from ..kernel import at_once
 from ..loops import Loop
 from ..operations import READ_FIXED, READINTO
 from ..ring import Ring, define
-from .buffered import untold
+from .arguments import untold
 from .direct import size_of
 from .in_place import DirectInPlace
 from .raw import Raw

@@ -24,7 +24,7 @@ from ..errors import RingClosedError
 from ..loops import Loop
 from ..ring import Ring
 from ..ring.page_cache import SMALL
-from .buffered import optional_size
+from .arguments import optional_size
 from .chunks import CHUNK, Chunks
 from .ending import look_after
 from .in_place import IN_PLACE, drive

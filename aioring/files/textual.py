@@ -16,8 +16,9 @@ from time import perf_counter
 from typing import Any
 
 from ..ring import Ring
+from .arguments import optional_size
 from .binary import BinaryFile
-from .buffered import Buffered, optional_size
+from .buffered import Buffered
 from .file import LONG, File
 from .raw import Raw
 from .text import CHUNK, Text
