@@ -208,9 +208,11 @@ class Pool:
 
     def slot(self, memory: Memory) -> int:
         """Where what is about to be read into is registered; -1: nowhere, since it is not worth it, or cannot be."""
-        if memory.slot is None:
-            memory.slot = self._fixed.add(memory) if self._fixed is not None and memory.size >= _REGISTERED else -1
-        return memory.slot
+        slot = memory.slot
+        if slot is None:
+            worth = self._fixed is not None and memory.size >= _REGISTERED
+            slot = memory.slot = self._fixed.add(memory) if worth else -1
+        return slot
 
     def give(self, memory: Memory) -> None:
         """Whoever took it is done; views of it may live on, and then it is theirs for so long."""
