@@ -180,7 +180,7 @@ class Pool:
 
     def __init__(self, most: int, fixed: Any = None) -> None:
         self._most = most
-        self._fixed = fixed
+        self._fixed: Any = fixed
         self._free: dict[int, list[Memory]] = {}
         self._kept = 0  # bytes in `_free`
         self._back: deque[Memory] = deque()  # given back, perhaps with a view that still lives
