@@ -11,7 +11,7 @@ import ctypes
 import mmap
 import sys
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 __all__ = ["alloc", "lent_bytes", "lent_writable", "new_bytes"]
 
@@ -172,15 +172,23 @@ class Memory:
         return sys.getrefcount(self._mmap) == self._alone
 
 
+class Registry(Protocol):
+    """Where memory can be registered with the kernel: methods/fixed.py."""
+
+    def add(self, memory: Memory) -> int: ...
+
+    def drop(self, slot: int) -> None: ...
+
+
 class Pool:
     """Memory by size classes (powers of two, a page at least), so that what has been touched once is used again: 128 KiB
     of fresh memory cost 64 us, used ones 4. `most` bytes are kept when nobody uses them.
 
     `fixed`: where memory can be registered with the kernel (methods/fixed.py)."""
 
-    def __init__(self, most: int, fixed: Any = None) -> None:
+    def __init__(self, most: int, fixed: Registry | None = None) -> None:
         self._most = most
-        self._fixed: Any = fixed
+        self._fixed = fixed
         self._free: dict[int, list[Memory]] = {}
         self._kept = 0  # bytes in `_free`
         self._back: deque[Memory] = deque()  # given back, perhaps with a view that still lives
@@ -210,8 +218,10 @@ class Pool:
         """Where what is about to be read into is registered; -1: nowhere, since it is not worth it, or cannot be."""
         slot = memory.slot
         if slot is None:
-            worth = self._fixed is not None and memory.size >= _REGISTERED
-            slot = memory.slot = self._fixed.add(memory) if worth else -1
+            slot = -1
+            if self._fixed is not None and memory.size >= _REGISTERED:
+                slot = self._fixed.add(memory)
+            memory.slot = slot
         return slot
 
     def give(self, memory: Memory) -> None:
@@ -246,7 +256,7 @@ class Pool:
 
     def _let_go(self, memory: Memory) -> None:
         slot, memory.slot = memory.slot, -1
-        if slot is not None and slot >= 0:
+        if slot is not None and slot >= 0 and self._fixed is not None:
             self._fixed.drop(slot)
 
 
