@@ -113,8 +113,9 @@ class DirectIo(RingIo):
         line: deque[_Piece] = deque()
         try:
             await self._claimed(engine, claim)
-            whole = new_bytes(n) if n > _PIECE else b""
-            parts, had = bytes_view(whole) if n > _PIECE else None, 0
+            several = stop - at > _PIECE
+            whole = new_bytes(n) if several else b""
+            parts, had = bytes_view(whole) if several else None, 0
             while True:
                 while at < stop and len(line) < _DEEP:
                     length = min(_PIECE, stop - at)
@@ -230,10 +231,10 @@ def _at_once(_: object) -> bool:
 
 
 def _arrived(loop: Loop, piece: _Piece, handle: Handle) -> None:
-    handle.on_done = None  # they would hold each other
     piece.done, piece.over = handle.done, True
     if piece.waiter is not None:
         loop.wake(piece.waiter)
+    handle.on_done = None  # they would hold each other. Last: struck by KeyboardInterrupt before, this is done again
 
 
 def _gone(pool: Pool, memory: Memory, handle: Handle) -> None:

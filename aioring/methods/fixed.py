@@ -4,13 +4,14 @@ Measured (docs/decisions/0013, O_DIRECT): reads of 1 MiB take a quarter to a thi
 there is no difference. So the pool has only large memory registered. It is touched first, so that there are pages to pin.
 
 A table of empty slots (IORING_REGISTER_BUFFERS2, Linux 5.13; sparse 5.19) that are filled one by one. What is in them
-counts against RLIMIT_MEMLOCK: where that is reached, memory is used as it is, and nothing is tried again. The kernel keeps
-pages that a read under way was given until its completion, whatever becomes of the slot.
+counts against RLIMIT_MEMLOCK: where that is reached, memory is used as it is, and none as large is tried again. The kernel
+keeps pages that a read under way was given until its completion, whatever becomes of the slot.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 
 from ..buffers import Memory, view_address
 from ..kernel import abi
@@ -19,6 +20,7 @@ from ..kernel.rings import Queues
 __all__ = ["Fixed"]
 
 _SLOTS = 64
+_MOST = 4 << 20  # bytes: more would take long to pin, in the loop's thread
 
 
 class Fixed:
@@ -28,6 +30,7 @@ class Fixed:
         self._queues = queues
         self._can = abi.OP_READ_FIXED in opcodes
         self._free: list[int] | None = None
+        self._too_large = _MOST + 1
 
     def add(self, memory: Memory) -> int:
         """Register it: in which slot; -1: it is not."""
@@ -39,10 +42,12 @@ class Fixed:
         if not self._can or not self._free:
             return -1
         slot = self._free[-1]
+        if memory.size >= self._too_large:
+            return -1
         view = memory.view(memory.size)
-        view[:] = bytes(memory.size)
+        view[:: mmap.PAGESIZE] = bytes(len(range(0, memory.size, mmap.PAGESIZE)))
         if not self._put(slot, view_address(view), memory.size):
-            self._free.clear()  # nothing more; what is in it stays
+            self._too_large = memory.size
             return -1
         self._free.pop()
         return slot

@@ -248,7 +248,7 @@ class Elements(Source):
         offsets: dict[int, Any] = {}  # and the items
         behind: tuple[int, int, Any] | None = None
         element = kept.popleft() if kept else load()
-        while element is not None and len(offsets) < n:
+        while element is not None and len(offsets) < n and not self.paused:
             offset, length, item = element
             if length != size or offset % align or offset + size > end or offset in window or offset in offsets:
                 break

@@ -19,7 +19,7 @@ from typing import Any
 from ..buffers import Memory, Pool
 from ..engine import Engine
 from ..engine.budget import SIZE
-from ..errors import BlockBeyondEndError
+from ..errors import AioringError, BlockBeyondEndError
 from ..handle import COMPLETE, Handle
 from ..kernel import at_once
 from ..loops import Loop
@@ -36,7 +36,8 @@ __all__ = ["Last", "LookAhead", "at_once_cancelled"]
 
 _PRICE = (1 << 20) // SIZE  # bytes for a unit of the budget: a tick of the loop takes 1 MiB from the page cache
 _IN_PAGE = 4095
-_STRAIGHT = 4
+_NOT_ASKED = AioringError("these blocks were not asked for")
+_STRAIGHT = 512 << 10  # bytes
 
 
 class LookAhead:
@@ -66,8 +67,9 @@ class LookAhead:
         self._align = target.align
         self.asks = bool(cache.on) and not target.align
         self._nowait = NOWAIT
-        # Blocks that are copied in one go: more than one I/O would bring, since most of what it takes is Python's time.
-        self._straight = min(min(_STRAIGHT, settings.max_ios) * settings.combine, settings.max_bytes // settings.size)
+        # Blocks that are copied in one go: more than one I/O would bring, since most of what that takes is Python's time.
+        one, most = settings.combine, min(_STRAIGHT, settings.max_bytes) // settings.size
+        self._straight = max(min(settings.max_ios * one, most), one)
         self._by_workers = False
         # How many lone blocks are read under one handle; 0: each has one of its own. (What is looked for in the page cache
         # first has: mostly it is there.)
@@ -107,8 +109,12 @@ class LookAhead:
         first, n = self.source.straight(self._straight)
         if n < least:
             return None
+        self.target.check()
         size = self.size
-        memory = self._memory(n * size)
+        try:
+            memory = self._memory(n * size)
+        except (OSError, MemoryError):
+            return None  # which `go` says, at its place
         view = memory.view(n * size)
         had = self._had(view, first * size)
         if had < least * size:
@@ -196,6 +202,7 @@ class LookAhead:
                     had = -1
         piece = Piece(run, self.size)
         piece.memory, piece.view, piece.lead = memory, view, self._lead(run.offset)
+        piece.again = had < 0  # struck by KeyboardInterrupt before it is asked for, it still is to be
         self._run, self._cold = rest, rest is not None
         self.line.append(piece)
         self.pinned += piece.units
@@ -211,6 +218,7 @@ class LookAhead:
             if self.source.revisits:
                 self._window.update(zip(piece.places(), repeat(piece), strict=False))
             self._ask(piece)
+            piece.again = False
         return True
 
     def _begin_several(self) -> bool:
@@ -228,20 +236,22 @@ class LookAhead:
             return False
         piece = Piece.scattered(*found, size)
         n = len(piece.items)
-        try:
-            piece.memory, piece.view = self._room_for(0, n * size)
-        except (OSError, MemoryError, OverflowError) as error:
-            piece.error = error.with_traceback(None)
+        piece.error = _NOT_ASKED  # struck by KeyboardInterrupt before it is, it is taken apart
         self.line.append(piece)
         self.pinned += n
         self.stats.began_several(n, self._ios)
         self._ios += n
+        try:
+            piece.memory, piece.view = self._room_for(0, n * size)
+        except (OSError, MemoryError, OverflowError) as error:
+            piece.error = error.with_traceback(None)
+            return True
         self._window.update(zip(found[0], repeat(piece), strict=False))
-        if piece.view is not None:
-            piece.handle = handle = Handle(READ_SCATTERED, self.fd, piece.offset, n * size)
-            handle.view, handle.name, handle.offsets, handle.together = piece.view, self.name, found[0], n
-            handle.on_done = partial(_arrived, self.engine.loop, piece)
-            self.engine.ask(handle)
+        piece.handle = handle = Handle(READ_SCATTERED, self.fd, piece.offset, n * size)
+        handle.view, handle.name, handle.offsets, handle.together = piece.view, self.name, found[0], n
+        handle.on_done = partial(_arrived, self.engine.loop, piece)
+        self.engine.ask(handle)
+        piece.error = None
         return True
 
     def _cannot(self, run: Run, error: BaseException) -> None:
@@ -500,9 +510,9 @@ class Last:
             handle.on_done = self._arrived
 
     def _arrived(self, handle: Handle) -> None:
-        handle.on_done = None
         if self.waiter is not None and self.finished():
             self._loop.wake(self.waiter)
+        handle.on_done = None
 
     def finished(self) -> bool:
         return all(handle.state == COMPLETE for handle in self._handles)
@@ -511,6 +521,8 @@ class Last:
 def _arrived(loop: Loop, piece: Piece, handle: Handle) -> None:
     """Called by the engine. It knows nothing of the stream, which may be gone."""
     piece.arrived(handle)
-    handle.on_done = None  # they would hold each other, and the memory, until the garbage is collected
     if piece.waiter is not None:
         loop.wake(piece.waiter)
+    # They would hold each other, and the memory, until the garbage is collected. Last: struck by KeyboardInterrupt before,
+    # this is done again.
+    handle.on_done = None

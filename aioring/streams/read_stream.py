@@ -272,9 +272,11 @@ class ReadStream(Generic[T]):
     async def _discard(self) -> None:
         self.stats  # noqa: B018 - counts what was handed out of the last piece
         ahead, self._ahead = self._ahead, None
-        self._blocks, self._piece = iter(()), None
+        piece, self._piece, self._blocks = self._piece, None, iter(())
         if ahead is None:
             return
+        if piece is not None:
+            ahead.give_back(piece)
         engine = ahead.engine
         if engine.open:
             last = Last(engine.loop, ahead.discard())
@@ -296,15 +298,17 @@ class ReadStream(Generic[T]):
         if (
             engine.doorbell.thread == threading.get_ident()
             or engine.ended
-            or not engine.workers.hand_over(partial(_abandon, ahead, fd))
+            or not engine.workers.hand_over(partial(_abandon, ahead, self._piece, fd))
         ):
-            _abandon(ahead, fd)
+            _abandon(ahead, self._piece, fd)
 
 
-def _abandon(ahead: LookAhead, fd: int) -> None:
+def _abandon(ahead: LookAhead, piece: Piece | None, fd: int) -> None:
     """Nobody holds the stream any more: end what it has under way; its file is closed behind that."""
     engine = ahead.engine
     in_flight: list[Handle] = []
+    if piece is not None:
+        ahead.give_back(piece)
     try:
         if engine.open and not engine.ended:
             in_flight = ahead.discard()

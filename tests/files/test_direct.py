@@ -124,6 +124,19 @@ async def test_large_reads_and_writes_go_in_pieces(ring: aioring.Ring, tmp_path:
     assert memory.made <= 24  # used again, piece by piece
 
 
+async def test_what_lies_across_pieces_comes_whole(ring: aioring.Ring, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for size, at in (((1 << 20) + 50, 100), ((1 << 20) + 400, 511), (2 << 20, 1), ((1 << 20) + 511, 3)):
+        data = pattern(size)
+        path.write_bytes(data)
+        for buffering in (0, -1):
+            async with aopen(path, "rb", buffering, direct=True, ring=ring) as file:
+                await file.seek(at)
+                assert await file.read() == data[at:]
+                assert await file.pread(1 << 20, at) == data[at : at + (1 << 20)]
+                assert await file.pread(size, at) == data[at:]
+
+
 # --- past the page cache ----------------------------------------------------------------------------------------------
 
 

@@ -84,6 +84,40 @@ async def test_memory_that_is_kept_stays_true_and_its_slot_is_free_again(anyio_b
         assert not set(used) & set(table._free)
 
 
+async def test_streams_that_end_early_give_their_slots_back(anyio_backend: Any, path: Path) -> None:
+    async with aioring.Ring(method="io_uring") as ring:
+        table: Any = ring._engine.method.fixed  # type: ignore[attr-defined]
+        options: dict[str, Any] = {"block_size": MIB, "max_ios": 2, "direct": True}
+        for i in range(70):
+            stream = read_stream(path, ring=ring, **options)
+            async for block in stream:
+                assert bytes(block) == WHOLE[:MIB]
+                break
+            if i % 3 == 0:
+                await stream.aclose()
+            elif i % 3 == 1:
+                await stream.reset()
+                await stream.aclose()
+            del stream, block
+            gc.collect()
+        while ring._engine.live:  # those that were dropped
+            await anyio.sleep(0.001)
+        assert ring._memory is not None
+        ring._memory.sweep()
+        kept = [memory for line in ring._memory._free.values() for memory in line]
+        assert len(table._free) + sum(memory.slot is not None and memory.slot >= 0 for memory in kept) == 64
+        assert fixed(ring) > 70
+
+
+async def test_what_is_too_large_keeps_nothing_else_from_being_registered(anyio_backend: Any, path: Path) -> None:
+    async with aioring.Ring(method="io_uring") as ring:
+        async with read_stream(path, block_size=8 * MIB, direct=True, ring=ring) as stream:
+            assert b"".join([bytes(block) async for block in stream]) == WHOLE
+        assert fixed(ring) == 0
+        await scan(ring, path)
+        assert fixed(ring) == 10
+
+
 @pytest.mark.parametrize("which", [abi.REGISTER_BUFFERS2, abi.REGISTER_BUFFERS_UPDATE])
 async def test_where_it_is_refused_memory_is_used_as_it_is(anyio_backend: Any, path: Path, which: int) -> None:
     """As where RLIMIT_MEMLOCK is reached."""

@@ -207,6 +207,28 @@ async def test_neighbours_are_combined_as_ever(
         assert scattered(ring) == 0
 
 
+async def test_who_pauses_from_its_key_is_asked_for_no_more(
+    anyio_backend: Any, path: Path, ring_of: Callable[..., aioring.Ring]
+) -> None:
+    asked: list[int] = []
+
+    def key(number: int) -> int:
+        asked.append(number)
+        if number == 80:
+            stream.pause()
+        return number
+
+    async with ring_of() as ring:
+        options: dict[str, Any] = {"block_size": SIZE, "max_ios": 64, "direct": True, "full": True}
+        stream = read_stream(path, range(0, 200, 2), key=key, ring=ring, **options)
+        got = [one.item async for one in stream]
+        assert asked[-1] <= 82
+        stream.resume()
+        got += [one.item async for one in stream]
+        assert got == list(range(0, 200, 2))
+        await stream.aclose()
+
+
 @given(
     asked=st.lists(
         st.one_of(

@@ -464,3 +464,23 @@ async def test_ios_that_complete_at_once_leave_the_loop_its_turns(anyio_backend:
             pass
         assert turns - before > 20
         group.cancel_scope.cancel()
+
+
+async def test_a_file_that_is_closed_is_never_another(ring: aioring.Ring, tmp_path: Path) -> None:
+    """Its number is given to the next that is opened, in the middle of a cached scan."""
+    (tmp_path / "a").write_bytes(b"a" * (4 << 20))
+    (tmp_path / "b").write_bytes(b"b" * (4 << 20))
+    for ours in (False, True):
+        file: Any = await aioring.open(tmp_path / "a", "rb", ring=ring) if ours else open(tmp_path / "a", "rb")
+        other: Any = None
+        got = []
+        with pytest.raises(ValueError, match="closed file"):
+            async for block in read_stream(file, ring=ring):
+                got.append(bytes(block)[:1])
+                if len(got) == 20:
+                    number = file.fileno()
+                    await file.close() if ours else file.close()
+                    other = open(tmp_path / "b", "rb")
+                    assert other.fileno() == number
+        other.close()
+        assert set(got) == {b"a"}
