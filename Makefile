@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 CLUSTER ?= /var/tmp/aioring-cluster
 ARGS   ?=
-JOBS   ?= 2
+JOBS   ?= 3
 
 RUN    := $(VENV)/bin/python
 SETUP  := PYTHON="$(PYTHON)" .ci/setup $(VENV)
