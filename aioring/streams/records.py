@@ -1,0 +1,149 @@
+"""The format of a log, and what a crash leaves of it. Pure: bytes in, records out; `log.py` does the I/O.
+
+    header   magic, version, the log's id, CRC
+    record   CRC of the next six | CRC of the data | length | kind | offset | durable | id | data
+    record   ...
+    zeros    (space that was allocated ahead)
+
+* Every record names its log and its own place, so that what an older log has left on the disk is none of it.
+* `durable`: all records below that offset were durable (an fsync that covers them had succeeded) when this one was written.
+  So a bad record can be told apart: if a valid one behind it says that it was durable, the disk has lost what it had
+  promised, which is damage. If not, it was never acknowledged: a batch that a crash has torn, and the end of the log.
+* The header's own CRC comes first, so that a torn length is not believed.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from zlib import crc32
+
+__all__ = ["CLOSED", "DATA", "HEADER", "MOST", "RECORD", "End", "Recovery", "read_header", "record", "write_header"]
+
+DATA, CLOSED = 0, 1  # kinds: what was appended; the log was closed here
+MOST = (1 << 31) - 1  # bytes of one record
+_MAGIC = b"aioring\x00"
+_VERSION = 1
+_header = struct.Struct("<8sIIQ")  # magic, version, CRC of id, id
+_fields = struct.Struct("<IIIQQQ")  # CRC of the data, length, kind, offset, durable, id
+_crc = struct.Struct("<I")
+HEADER = _header.size  # bytes
+RECORD = _crc.size + _fields.size  # bytes before the data
+_ID_AT = RECORD - 8
+
+
+def write_header(log: int) -> bytes:
+    """What a log begins with; `log`: its id, 64 bits."""
+    return _header.pack(_MAGIC, _VERSION, crc32(log.to_bytes(8, "little")), log)
+
+
+def read_header(data: bytes) -> int | None:
+    """A log's id; None: this is no log.
+
+    Raises ValueError where it is one of another version.
+    """
+    if len(data) < HEADER:
+        return None
+    magic, version, check, log = _header.unpack_from(data)
+    if magic != _MAGIC or check != crc32(log.to_bytes(8, "little")):
+        return None
+    if version != _VERSION:
+        raise ValueError(f"a log of version {version}; this library writes and reads version {_VERSION}")
+    return int(log)
+
+
+def record(data: bytes | memoryview, offset: int, durable: int, log: int, kind: int = DATA) -> bytes:
+    """What stands before `data` in the log. All offsets and lengths in bytes."""
+    fields = _fields.pack(crc32(data), len(data), kind, offset, durable, log)
+    return _crc.pack(crc32(fields)) + fields
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a log ends. `offset`: behind its last valid record. `durable`: what the records say was durable. `closed`: the
+    last one says that the log was closed. `damage`: the offset of a record that was durable and is not there; else None."""
+
+    offset: int
+    durable: int
+    closed: bool
+    damage: int | None
+
+
+class Recovery:
+    """Reads a log from `offset` on, in whatever portions it comes: `feed` each, then `end`.
+
+    It holds no more than one record, or, once it has met a bad one, a header.
+    """
+
+    def __init__(self, log: int, offset: int = HEADER) -> None:
+        self._log = log
+        self._rest = bytearray()  # of what was fed
+        self._at = offset  # of `_rest`
+        self._end = offset
+        self._durable = 0
+        self._closed = False
+        self._bad = False  # a bad record stands at `_end`: what comes behind it can only say whether it was durable
+        self._damage = False
+
+    def feed(self, portion: bytes) -> list[tuple[int, bytes]]:
+        """The records (offset, data) that it completes, in order."""
+        data = self._rest
+        data += portion
+        found: list[tuple[int, bytes]] = []
+        done = 0
+        while not self._bad:
+            fields = self._fields_at(data, done)
+            if fields is None:
+                break
+            size, kind, durable = fields
+            if size < 0:
+                self._bad = True
+                break
+            if done + size > len(data):
+                break
+            body = bytes(memoryview(data)[done + RECORD : done + size])
+            if crc32(body) != _crc.unpack_from(data, done + _crc.size)[0]:
+                self._bad = True
+                break
+            if kind == DATA:
+                found.append((self._at + done, body))
+            self._closed = kind == CLOSED
+            self._durable = max(self._durable, durable)
+            done += size
+            self._end = self._at + done
+        if self._bad:
+            done = self._look_for_a_promise(data, done)
+        del data[:done]
+        self._at += done
+        return found
+
+    def _fields_at(self, data: bytearray, at: int) -> tuple[int, int, int] | None:
+        """Size with its data, kind and durable of the record there; a size of -1: there is none; None: not all is here."""
+        if len(data) - at < RECORD:
+            return None
+        (check,) = _crc.unpack_from(data, at)
+        _, length, kind, offset, durable, log = _fields.unpack_from(data, at + _crc.size)
+        if log != self._log or offset != self._at + at or check != crc32(data[at + _crc.size : at + RECORD]):
+            return -1, 0, 0
+        return RECORD + length, kind, durable
+
+    def _look_for_a_promise(self, data: bytearray, begin: int) -> int:
+        """Whether a record behind the bad one says that it was durable. (What stands before its data is enough: nobody else
+        writes our id, that offset and a CRC over both.) How much of `data` need not be looked at again."""
+        id_ = self._log.to_bytes(8, "little")
+        at = data.find(id_, begin)
+        while at >= 0:
+            start = at - _ID_AT
+            if start >= begin:
+                fields = self._fields_at(data, start)
+                if fields is not None and fields[0] >= 0 and fields[2] > self._end:
+                    self._damage = True
+            at = data.find(id_, at + 1)
+        return max(begin, len(data) - RECORD + 1)
+
+    def end(self) -> End:
+        """Nothing more comes."""
+        if not self._bad and self._rest:
+            self._bad = True  # a record that is not all there; and what lies within it may be others
+            self._look_for_a_promise(self._rest, 0)
+        return End(self._end, self._durable, self._closed, self._end if self._damage else None)
