@@ -133,10 +133,10 @@ def open(
 
     `direct=True` goes past the page cache (O_DIRECT), with offsets, lengths and memory of any kind: reads are widened to
     whole sectors and cut; a write that does not begin and end with a sector reads the sectors at its ends, changes them and
-    writes them back, and the file is as long as its data, to the byte. Nothing else of this ring comes in between; who
-    writes to the same sector by other means at the same time may be undone. "a" finds the end of the file by itself, not by
-    O_APPEND. The buffer has 256 KiB. On an fd that is given, O_DIRECT is set. Where it is refused, True raises EINVAL, and
-    "try" goes through the page cache.
+    writes them back, and the file is as long as its data, to the byte (killed in between, longer by some zeros). Nothing
+    else of this ring comes in between; who writes to the same sector by other means at the same time may be undone. "a"
+    finds the end of the file by itself, not by O_APPEND. The buffer has 256 KiB. On an fd that is given, O_DIRECT is set.
+    Where it is refused, True raises EINVAL, and "try" goes through the page cache.
 
     `opener` is called on one of the ring's worker threads. Opening a FIFO waits for its other end, without a thread.
 

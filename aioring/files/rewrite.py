@@ -8,8 +8,8 @@
   All else is put together in the pool's memory: the sectors at its ends as the file has them (READINTO), or zeros beyond
   its end.
 * The last sector of a file is written whole, too, and the file cut where its data ends (ftruncate(2)). The claim
-  (`sectors.py`) keeps everybody of this ring away from there meanwhile, from the first part to the cut; a power cut in
-  between may leave up to a sector of zeros at the end.
+  (`sectors.py`) keeps everybody of this ring away from there meanwhile, from the first part to the cut; a kill or a power
+  cut in between leaves up to a sector of zeros at the end.
 * The steps are told by completions, not by a task: once the data is on its way they are taken to the end, whoever is
   cancelled. Each step can be taken twice, and stores before it asks: KeyboardInterrupt may strike between any two of them.
 
