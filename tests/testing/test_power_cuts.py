@@ -380,3 +380,46 @@ def test_writers_who_share_the_fsync_of_a_folder_all_keep_their_files(method: st
     trace = record(together, tmp_path, method)
     assert trace.count("submitted", "fsync") - 12 < 8  # of the folder
     assert check(trace, Disk(samples=1), kept) > 20
+
+
+# --- past the page cache ----------------------------------------------------------------------------------------------
+
+RECORDS = [bytes([65 + i]) * n for i, n in enumerate((100, 900, 512, 1500, 3, 4096, 700))]
+
+
+async def appends_directly(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+    """Each record rewrites the sector that the one before it ends in: what that holds was promised already."""
+    async with aioring.open(folder / "log", "ab", 0, direct=True, ring=ring) as file:
+        for record_ in RECORDS:
+            await file.write(record_)
+            await ring.fsync(file.fileno())
+            trace.note("ack", record_)
+
+
+def all_promised(folder: Path, cut: Cut) -> None:
+    data = (folder / "log").read_bytes()
+    promised = b"".join(cut.noted("ack"))
+    assert data.startswith(promised), f"{len(data)} bytes, not {len(promised)} that were promised"
+    # What is behind it is of the record that was being written, or zeros: the last sector is cut after it is written.
+    following = b"".join(RECORDS)[len(promised) :]
+    rest = data[len(promised) :]
+    assert all(byte in (0, following[i] if i < len(following) else 0) for i, byte in enumerate(rest))
+
+
+@pytest.mark.parametrize("method", [*REAL, 1, 2])
+def test_what_was_promised_survives_the_rewriting_of_its_sector(tmp_path: Path, method: str | int) -> None:
+    (tmp_path / "log").touch()
+    trace = record(appends_directly, tmp_path, method)
+    assert check(trace, Disk(sector=512), all_promised, seed=1) > 20
+
+
+def test_a_direct_append_that_is_not_synced_is_found(tmp_path: Path) -> None:
+    async def promises_too_early(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        async with aioring.open(folder / "log", "ab", 0, direct=True, ring=ring) as file:
+            for record_ in RECORDS:
+                await file.write(record_)
+                trace.note("ack", record_)
+
+    (tmp_path / "log").touch()
+    with pytest.raises(AssertionError, match="promised"):
+        check(record(promises_too_early, tmp_path), Disk(sector=512), all_promised, seed=1)
