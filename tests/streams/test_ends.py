@@ -4,9 +4,11 @@ source may do to it. Each of these went wrong once."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import random
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +22,7 @@ import pytest
 import aioring
 from aioring import AioringError, read_stream
 from aioring.buffers import Pool
+from aioring.loops.asyncio import AsyncioLoop
 from tests.conftest import open_fds, pattern
 from tests.harness import SOON, Held, all_over, begin, ticks
 
@@ -484,3 +487,52 @@ async def test_a_file_that_is_closed_is_never_another(ring: aioring.Ring, tmp_pa
                     assert other.fileno() == number
         other.close()
         assert set(got) == {b"a"}
+
+
+@pytest.mark.parametrize("block_size", [1 << 20, 2 << 20])
+async def test_large_cached_blocks_are_copied_one_by_one(anyio_backend: Any, tmp_path: Path, block_size: int) -> None:
+    """Several would keep the loop for as many times as long."""
+    path = tmp_path / "cached"
+    path.write_bytes(bytes(8 << 20))
+    async with aioring.Ring(method="io_uring") as ring:
+        async with read_stream(path, block_size=block_size, combine_limit=block_size, ring=ring) as stream:
+            assert len([len(block) async for block in stream]) == (8 << 20) // block_size
+        assert stream.stats.hit_count == stream.stats.hit_nblocks
+
+
+@pytest.mark.parametrize("what", ["look_ahead.py", "direct_io.py"])
+def test_an_interrupt_as_somebody_is_told_that_it_is_there_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Between the stores of a completion: it is dealt with once more."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    wake, struck = AsyncioLoop.wake, []
+
+    def interrupted(self: AsyncioLoop, waiter: Any) -> None:
+        caller = sys._getframe(1).f_code
+        if not struck and caller.co_name == "_arrived" and caller.co_filename.endswith(what):
+            struck.append(what)
+            raise KeyboardInterrupt  # as a signal does that comes in its first line
+        wake(self, waiter)
+
+    async def main() -> int:
+        async with aioring.Ring(method="io_uring") as ring:
+            if what == "direct_io.py":
+                async with aioring.open(path, "rb", direct=True, ring=ring) as file:
+                    return len(await file.read())
+            blocks = range(0, 250, 3)
+            async with read_stream(path, blocks, block_size=4096, direct=True, full=True, ring=ring) as stream:
+                return sum([len(block) async for block in stream])
+
+    monkeypatch.setattr(AsyncioLoop, "wake", interrupted)
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(asyncio.wait_for(main(), SOON))
+    task.add_done_callback(lambda _: loop.stop())
+    while not task.done():
+        with contextlib.suppress(KeyboardInterrupt):
+            loop.run_forever()
+    assert struck
+    assert task.result() == (1 << 20 if what == "direct_io.py" else 84 * 4096)
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
