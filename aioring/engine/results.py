@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import RingClosedError, os_error
 from ..handle import COMPLETE, Handle
 from ..kernel.abi import MAX_OFFSET
-from ..kernel.statx import direct_alignment
+from ..kernel.statx import UNKNOWN, direct_alignment
 from ..methods import Method
 from ..methods.worker import Worker
 from ..observe import slow
@@ -25,7 +25,6 @@ __all__ = ["TRIES", "Results"]
 
 logger = logging.getLogger("aioring")
 
-_UNKNOWN = 4096  # bytes: what O_DIRECT needs where nobody says it
 TRIES = 8  # EINTR or EAGAIN answers before the blocking equivalent is asked instead
 
 
@@ -150,12 +149,12 @@ class Results(Fences):
 
 def _within_a_block(fd: int, n: int) -> bool:
     found = direct_alignment(fd) if is_direct(fd) else (1, 1)
-    return bool(n % (found[1] or 1 if found else _UNKNOWN))
+    return bool(n % (found[1] or 1 if found else UNKNOWN))
 
 
 def _what_direct_needs(fd: int) -> str:
     found = direct_alignment(fd)
-    memory, offset = found or (_UNKNOWN, _UNKNOWN)
+    memory, offset = found or (UNKNOWN, UNKNOWN)
     said = "" if found else "; the kernel does not say what this file needs, and that suits every device"
     return (
         f"fd {fd} has O_DIRECT: the buffer's address must be a multiple of {memory} bytes (aioring.alloc), "

@@ -3,11 +3,11 @@
 `opening.py` makes them (`modes.py`: what a mode means; `here.py`: most files, in a straight line), `file.py`, `binary.py`
 and `textual.py` are what people hold. Below lie the layers of the `io` module, over an awaited raw file: `text.py`,
 `buffered.py`, and `raw.py`, whose transfers are a ring's (`ring_io.py`; past the page cache `direct.py`, `direct_io.py`,
-`rewrite.py`, `sectors.py`) or made in place (`in_place.py`). `order.py` has
-calls on one file run in the order in which they were made. `whole.py` reads and writes whole files, `many.py` thousands,
-`byte_stream.py` gives one to those who send it, `atomic.py` replaces one in one step. `path.py` is `Path` (`lexical.py`:
-its words; `walk.py` and `jobs.py`: folders and trees, by workers in batches; `copying.py`). `blocking.py` shows a file as
-a blocking one, `wrapped.py` awaits one that somebody else has made.
+`rewrite.py`, `sectors.py`) or made in place (`in_place.py`). `order.py` has calls on one file run in the order in which
+they were made. `whole.py` reads and writes whole files, `many.py` thousands, `byte_stream.py` gives one to those who send
+it, `atomic.py` replaces one in one step. `path.py` is `Path` (`lexical.py`: its words; `walk.py` and `jobs.py`: folders and
+trees, by workers in batches; `copying.py`). `blocking.py` shows a file as a blocking one, `wrapped.py` awaits one that
+somebody else has made.
 """
 
 from __future__ import annotations

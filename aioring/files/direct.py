@@ -17,17 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import os_error
 from ..kernel import at_once
-from ..kernel.statx import direct_alignment
+from ..kernel.statx import sector
 
 if TYPE_CHECKING:
     from ..ring import Ring
     from .modes import Mode
 
-__all__ = ["O_DIRECT", "check", "open_direct", "refused", "sector_of", "set_direct", "size_of"]
+__all__ = ["O_DIRECT", "check", "open_direct", "open_if_taken", "refused", "sector_of", "set_direct", "size_of"]
 
 O_DIRECT: int = getattr(os, "O_DIRECT", 0)
-_UNKNOWN = 4096  # bytes: suits every device seen so far
-_LEAST = 512
 _TAKE_IT = (stat.S_IFREG, stat.S_IFBLK)
 _BLKGETSIZE64 = 0x80081272  # linux/fs.h
 
@@ -41,12 +39,7 @@ def check(direct: Any) -> bool | str:
 def sector_of(fd: int) -> int:
     """What offsets, lengths and addresses have to be multiples of, in bytes (statx(2), STATX_DIOALIGN); 0: O_DIRECT is not
     set on it, or does nothing."""
-    if not O_DIRECT or not at_once.flags_of(fd) & O_DIRECT:
-        return 0
-    found = direct_alignment(fd)
-    if found is None:
-        return _UNKNOWN
-    return max(*found, _LEAST) if all(found) else 0
+    return sector(fd) if O_DIRECT and at_once.flags_of(fd) & O_DIRECT else 0
 
 
 def refused(name: Any) -> OSError:
@@ -74,25 +67,35 @@ async def open_direct(ring: Ring, name: Any, mode: Mode, direct: bool | str) -> 
                 raise refused(name)
         return fd
     flags = mode.flags & ~os.O_TRUNC
-    fd = -1
     with suppress(FileNotFoundError):
         kind = stat.S_IFMT((await ring.stat(name)).st_mode)
         if kind == stat.S_IFDIR:
             raise os_error(errno.EISDIR, name)
         if kind not in _TAKE_IT:
             return await _without(ring, name, flags, direct)
-    if not O_DIRECT:
-        return await _without(ring, name, flags, direct)
     try:
-        fd = await _open_it(ring, name, flags & ~os.O_APPEND | O_DIRECT)
+        fd = await open_if_taken(ring, name, flags & ~os.O_APPEND)
     except OSError as error:
         # (EPERM: one that may only be appended to, chattr(1).)
-        if error.errno == errno.EINVAL or (error.errno == errno.EPERM and mode.appending and direct == "try"):
-            return await _without(ring, name, flags, direct)
-        raise
+        if not (error.errno == errno.EPERM and mode.appending and direct == "try"):
+            raise
+        fd = -1
+    return fd if fd >= 0 else await _without(ring, name, flags, direct)
+
+
+async def open_if_taken(ring: Ring, path: Any, flags: int) -> int:
+    """The fd of what is there, with O_DIRECT; -1: the file system refuses."""
+    if not O_DIRECT:
+        return -1
+    try:
+        fd = await _open_it(ring, path, flags | O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return -1
     if not sector_of(fd):
         os.close(fd)
-        return await _without(ring, name, flags, direct)
+        return -1
     return fd
 
 

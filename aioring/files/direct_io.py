@@ -22,12 +22,11 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
+from .. import loops
 from ..buffers import Memory, Pool, bytes_view, new_bytes
 from ..engine import Engine
 from ..handle import COMPLETE, Handle
 from ..kernel import at_once
-from ..loops import Loop
-from ..operations import READ_FIXED, READINTO
 from ..ring import Ring, define
 from .arguments import untold
 from .direct import size_of
@@ -35,7 +34,7 @@ from .in_place import DirectInPlace
 from .raw import Raw
 from .rewrite import Rewrite
 from .ring_io import RingIo
-from .sectors import END, GROWS, READS, Claim, Sectors
+from .sectors import END, GROWS, READS, Claim, Sectors, widened
 
 __all__ = ["DirectIo"]
 
@@ -106,8 +105,8 @@ class DirectIo(RingIo):
             n = min(n, max(await self.size(raw) - offset, _PIECE))
         if n <= 0:
             return b""
-        sector, end = self.sector, offset + n
-        at, stop = offset - offset % sector, -(-end // sector) * sector
+        end = offset + n
+        at, stop = widened(offset, end, self.sector)
         claim = Claim(READS, at, stop, partial(_tell, engine.loop))
         engine.hold(fd, claim)  # between two pieces, too, its number is to mean this file
         line: deque[_Piece] = deque()
@@ -126,7 +125,7 @@ class DirectIo(RingIo):
                 piece = line[0]
                 if len(line) > 1 and not piece.over:
                     engine.flush()
-                await engine.loop.park(piece, _at_once)
+                await engine.loop.park(piece, loops.at_once)  # the memory stays with the handle until its completion
                 if piece.handle.res < 0:
                     engine.take(piece.handle)
                 first = max(offset - piece.offset, 0)
@@ -156,11 +155,7 @@ class DirectIo(RingIo):
     def _ask(self, engine: Engine, fd: int, claim: Claim, offset: int, length: int, first: bool) -> _Piece:
         pool = self.ring._memory_pool()
         piece = _Piece(offset, length, pool.take(length))
-        slot = pool.slot(piece.memory)
-        piece.handle = handle = Handle(READ_FIXED if slot >= 0 else READINTO, fd, offset, length)
-        if slot >= 0:
-            handle.slot = slot
-        handle.view = piece.memory.view(length)
+        piece.handle = handle = define.into(piece.memory, pool.slot(piece.memory), fd, offset, length)
         handle.on_done = partial(_arrived, engine.loop, piece)
         engine.vouch(fd, claim, handle)
         if first:
@@ -220,17 +215,12 @@ class DirectIo(RingIo):
             self.sectors.release(claim)
 
 
-def _tell(loop: Loop, claim: Claim) -> None:
+def _tell(loop: loops.Loop, claim: Claim) -> None:
     if claim.waiter is not None:
         loop.wake(claim.waiter)
 
 
-def _at_once(_: object) -> bool:
-    """`on_cancel`: delivered at once; the memory stays with the handle until its completion."""
-    return True
-
-
-def _arrived(loop: Loop, piece: _Piece, handle: Handle) -> None:
+def _arrived(loop: loops.Loop, piece: _Piece, handle: Handle) -> None:
     piece.done, piece.over = handle.done, True
     if piece.waiter is not None:
         loop.wake(piece.waiter)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from .. import loops
 from ..errors import RingClosedError
 from ..ring import Ring
 from .ring_io import close_fd
@@ -95,7 +96,7 @@ async def sync_folder(ring: Ring, path: Any) -> None:
     waiting = _Waiting(batch)
     batch.waiting.add(waiting)
     try:
-        await engine.loop.park(waiting, lambda _: True)
+        await engine.loop.park(waiting, loops.at_once)
     finally:
         batch.waiting.discard(waiting)
     error = batch.error

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ..buffers import alloc
 from .direct import size_of
 from .raw import Raw
+from .sectors import widened
 
 __all__ = ["IN_PLACE", "DirectInPlace", "InPlace", "drive"]
 
@@ -104,13 +105,10 @@ class DirectInPlace(InPlace):
         return self._read(raw.fd, raw.position, min(n, _PIECE))
 
     def _read(self, fd: int, offset: int, n: int) -> bytes:
-        low = offset - offset % self._sector
-        memory = alloc(self._up(offset + n) - low, self._sector)
+        low, high = widened(offset, offset + n, self._sector)
+        memory = alloc(high - low, self._sector)
         got = os.preadv(fd, (memory,), low)
         return memory[offset - low : min(got, offset - low + n)].tobytes()
-
-    def _up(self, offset: int) -> int:
-        return -(-offset // self._sector) * self._sector
 
     async def rest(self, raw: Raw) -> bytes:
         parts, at = [], raw.position
@@ -129,7 +127,7 @@ class DirectInPlace(InPlace):
     def _part(self, raw: Raw, data: bytes) -> int:
         fd, size = raw.fd, size_of(raw.fd, os.fstat(raw.fd))
         start = size if raw.appends else raw.position
-        low, high = start - start % self._sector, self._up(start + len(data))
+        low, high = widened(start, start + len(data), self._sector)
         memory = alloc(high - low, self._sector)
         for at in {low, high - self._sector}:
             if start > at or start + len(data) < at + self._sector:

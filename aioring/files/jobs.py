@@ -8,6 +8,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, Generic, Self, TypeVar
 
+from .. import loops
 from ..handle import Handle
 from ..operations import RUN
 from ..ring import Ring, get_ring
@@ -96,7 +97,7 @@ class Jobs(Generic[T]):
         waiting = _Waiting(self)
         self._waiting.add(waiting)
         try:
-            await engine.loop.park(waiting, lambda _: True)
+            await engine.loop.park(waiting, loops.at_once)
         finally:
             self._waiting.discard(waiting)
 

@@ -19,6 +19,7 @@ from inspect import isasyncgen
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
+from .. import loops
 from ..errors import AioringError
 from ..ring import Ring, get_ring
 from .whole import NOT_TRIED, StrOrBytesPath, read_here, read_there
@@ -171,7 +172,7 @@ class _Reading:
         if self.for_room or not self.fits(one):
             self.for_room.append(one)
             self.grant()
-            await self.loop.park(one, lambda _: True)
+            await self.loop.park(one, loops.at_once)
         else:
             self.has(one)
 
@@ -229,7 +230,7 @@ class _Call:
     async def wait(self) -> None:
         self.reading.waiting.add(self)
         try:
-            await self.reading.loop.park(self, lambda _: True)
+            await self.reading.loop.park(self, loops.at_once)
         finally:
             self.reading.waiting.discard(self)
 

@@ -5,8 +5,8 @@ cancelled read has moved nothing. Where others share the fd's own position (`fil
 opened on an fd), it is looked up before a buffer is begun (`adopt`) and put where the file is after each `flush`, `seek`
 and `truncate` (`share`).
 
-The transfers themselves are made by `io`: by a ring (`ring_io.py`, past the page cache
-`direct_io.py`) or in place (`in_place.py`), which never suspends.
+The transfers themselves are made by `io`: by a ring (`ring_io.py`; past the page cache `direct_io.py`) or in place
+(`in_place.py`), which never suspends.
 """
 
 from __future__ import annotations

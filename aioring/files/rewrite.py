@@ -34,7 +34,7 @@ from ..ring import define
 from .direct import size_of
 from .raw import Raw
 from .ring_io import Flight
-from .sectors import END, GROWS, WRITES, Claim
+from .sectors import END, GROWS, WRITES, Claim, widened
 
 if TYPE_CHECKING:
     from .direct_io import DirectIo
@@ -177,10 +177,9 @@ class Rewrite(Flight):
 
     def _claim_it(self) -> Handle | None:
         """Claim what has to be written, as the file is now; where that turns out to be something else, anew."""
-        io, sector = self._io, self._io.sector
+        io = self._io
         start = self._size if self._offset is None else self._offset
-        low = start - start % sector
-        high = -(-(start + len(self._data)) // sector) * sector
+        low, high = widened(start, start + len(self._data), io.sector)
         grows = self.raw.regular and high > self._size
         until = END if grows else high
         claim = self._claim
@@ -198,7 +197,7 @@ class Rewrite(Flight):
 
     def _next_part(self) -> Handle | None:
         sector, start, n = self._io.sector, self._start + self._written, len(self._data) - self._written
-        self._low = low = start - start % sector
+        low = start - start % sector
         lies_well = not (self._address + self._written) % sector
         if start == low and n >= sector:
             n -= n % sector
@@ -206,8 +205,8 @@ class Rewrite(Flight):
                 n = min(n, _MOST)
         else:
             n, lies_well = min(n, low + _MOST - start), False
-        self._end = end = start + n
-        self._high = -(-end // sector) * sector
+        self._end = start + n
+        self._low, self._high = widened(start, self._end, sector)
         if lies_well:
             self._view = memoryview(self._data)[self._written : self._written + n]
             self._step = self._ask_write

@@ -15,10 +15,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["END", "GROWS", "READS", "WRITES", "Claim", "Sectors"]
+__all__ = ["END", "GROWS", "READS", "WRITES", "Claim", "Sectors", "widened"]
 
 READS, WRITES, GROWS = range(3)
 END = 1 << 63  # bytes: behind all that a file can have
+
+
+def widened(start: int, end: int, sector: int) -> tuple[int, int]:
+    """The whole sectors that these bytes lie in."""
+    return start - start % sector, -(-end // sector) * sector
 
 
 class Claim:

@@ -9,9 +9,11 @@ from typing import Any
 
 from . import abi
 
-__all__ = ["direct_alignment", "stat_result", "statx"]
+__all__ = ["UNKNOWN", "direct_alignment", "sector", "stat_result", "statx"]
 
 statx: Any = getattr(ctypes.PyDLL(None), "statx", None)
+UNKNOWN = 4096  # bytes: what O_DIRECT needs where nobody says it; suits every device seen so far
+_LEAST = 512
 _STATX_DIOALIGN = 0x2000  # linux/stat.h, since 6.1
 _unpack_mask = struct.Struct("<I").unpack_from
 _unpack_dio = struct.Struct("<II").unpack_from  # stx_dio_mem_align, stx_dio_offset_align, at 152
@@ -27,6 +29,14 @@ def direct_alignment(fd: int) -> tuple[int, int] | None:
         return None
     memory, offset = _unpack_dio(found, 152)
     return (memory, offset) if _unpack_mask(found)[0] & _STATX_DIOALIGN else None
+
+
+def sector(fd: int, unknown: int = UNKNOWN) -> int:
+    """What offsets, lengths and addresses all have to be multiples of with O_DIRECT, in bytes; 0: it does nothing here."""
+    found = direct_alignment(fd)
+    if found is None:
+        return unknown
+    return max(*found, _LEAST) if all(found) else 0
 
 
 def stat_result(filled: bytes) -> os.stat_result:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ..errors import WrongLoopError
 
-__all__ = ["Loop", "Waitable", "current"]
+__all__ = ["Loop", "Waitable", "at_once", "current"]
 
 
 Over = Callable[[Any, "BaseException | None"], Any]
@@ -28,6 +28,11 @@ class Waitable(Protocol):
     waiter: Any
 
     def finished(self) -> bool: ...
+
+
+def at_once(_: Waitable) -> bool:
+    """`on_cancel` of `Loop.park` for who waits for what stays where it is: a cancel is delivered at once."""
+    return True
 
 
 class Loop(Protocol):

@@ -19,7 +19,7 @@ from typing import Literal
 from ..handle import STAGED, SUBMITTED, Handle
 from ..kernel.abi import MAX_TRANSFER
 from ..kernel.doorbell import Doorbell
-from ..kernel.statx import direct_alignment
+from ..kernel.statx import sector
 from ..operations import RUN, carry_out, is_direct
 from .trace import Trace
 
@@ -114,7 +114,7 @@ class Scripted:
         if operation.transfers and left > 1 and self._random.random() < self._short:
             cut = self._random.randint(1, left - 1)
             if is_direct(handle.fd):
-                cut -= cut % _sector(handle.fd)  # a device's blocks are never cut
+                cut -= cut % (sector(handle.fd, 512) or 512)  # a device's blocks are never cut
             return carry_out(handle, cut or MAX_TRANSFER)
         return carry_out(handle, MAX_TRANSFER)
 
@@ -161,8 +161,3 @@ class Scripted:
 
     def abandon(self) -> None:
         return None
-
-
-def _sector(fd: int) -> int:
-    found = direct_alignment(fd)
-    return max(*found, 512) if found is not None else 512

@@ -46,9 +46,7 @@ class Data(Unseekable):
     _opens: Any = None
     _closes: Any = None
     _stats: Any = None
-    _memory: Pool | None = (
-        None  # aligned, for read streams and what is open past the page cache; once somebody needs it
-    )
+    _memory: Pool | None = None  # aligned, for read streams and files past the page cache; once somebody needs it
     _sectors: Any = None  # by device and inode, who uses which sectors of what is open past it (files/sectors.py)
     # By the id of a caller's memoryview: itself, its address, its size.
     _lent: dict[int, tuple[weakref.ref[memoryview], int, int]]

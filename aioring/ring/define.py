@@ -14,15 +14,15 @@ from operator import index
 from typing import Any
 
 from .. import operations as op
-from ..buffers import lent_bytes, lent_writable
+from ..buffers import Memory, lent_bytes, lent_writable
 from ..errors import os_error
 from ..handle import Handle
 from ..kernel import abi
 from ..methods.slots import LINKS
 
 __all__ = [
-    "StrOrBytesPath", "advise", "allocate", "close", "fsync", "link", "mkdir", "open_", "read", "read_file", "readinto",
-    "readv", "rename", "rmdir", "stat", "symlink", "sync_range", "truncate", "unlink", "write", "writev",
+    "StrOrBytesPath", "advise", "allocate", "close", "fsync", "into", "link", "mkdir", "open_", "read", "read_file",
+    "readinto", "readv", "rename", "rmdir", "stat", "symlink", "sync_range", "truncate", "unlink", "write", "writev",
 ]  # fmt: skip
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
@@ -129,6 +129,16 @@ def readinto(fd: Any, offset: int, buffer: Any) -> Handle:
     handle = _transfer(op.READINTO, fd, offset)
     handle.view = view = lent_writable(buffer)
     handle.length = view.nbytes
+    return handle
+
+
+def into(memory: Memory, slot: int, fd: int, offset: int, n: int) -> Handle:
+    """A read of `n` bytes into a pool's memory, of which the handle has a view until it is complete; `slot`: where that is
+    registered with the kernel, or -1. For who has looked at the rest."""
+    handle = Handle(op.READINTO if slot < 0 else op.READ_FIXED, fd, offset, n)
+    handle.view = memory.view(n)
+    if slot >= 0:
+        handle.slot = slot
     return handle
 
 

@@ -16,15 +16,16 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
+from .. import loops
 from ..buffers import Memory, Pool
 from ..engine import Engine
 from ..engine.budget import SIZE
 from ..errors import AioringError, BlockBeyondEndError
 from ..handle import COMPLETE, Handle
 from ..kernel import at_once
-from ..loops import Loop
 from ..methods.scattered import MOST as MOST_SCATTERED
-from ..operations import READ_FIXED, READ_SCATTERED, READINTO
+from ..operations import READ_SCATTERED
+from ..ring import define
 from ..ring.page_cache import NOWAIT, PageCache
 from .blocks import Run, Source
 from .pieces import Piece
@@ -32,7 +33,7 @@ from .settings import Settings
 from .stats import StreamStats
 from .target import Target
 
-__all__ = ["Last", "LookAhead", "at_once_cancelled"]
+__all__ = ["Last", "LookAhead"]
 
 _PRICE = (1 << 20) // SIZE  # bytes for a unit of the budget: a tick of the loop takes 1 MiB from the page cache
 _IN_PAGE = 4095
@@ -305,12 +306,9 @@ class LookAhead:
     def _ask(self, piece: Piece) -> None:
         assert piece.memory is not None
         n = self._span(piece.offset, piece.length)
-        view = piece.memory.view(n)
         slot = self.pool.slot(piece.memory) if self._align else -1
-        piece.handle = handle = Handle(READ_FIXED if slot >= 0 else READINTO, self.fd, piece.offset - piece.lead, n)
-        handle.view, handle.name = view, self.name
-        if slot >= 0:
-            handle.slot = slot
+        piece.handle = handle = define.into(piece.memory, slot, self.fd, piece.offset - piece.lead, n)
+        handle.name = self.name
         handle.by_workers = self._by_workers
         handle.on_done = partial(_arrived, self.engine.loop, piece)
         self.engine.ask(handle)
@@ -349,7 +347,7 @@ class LookAhead:
                 engine.on_doorbell()  # once, before it waits
                 if not piece.finished():
                     waited = True
-                    await engine.loop.park(piece, at_once_cancelled)
+                    await engine.loop.park(piece, loops.at_once)
                     if self.over:
                         return waited
             if piece.ios and not waited and piece.handle is not None:
@@ -495,15 +493,10 @@ class LookAhead:
         return under_way
 
 
-def at_once_cancelled(_: object) -> bool:
-    """`on_cancel` of who waits for what stays where it is: a cancel is delivered at once, and nothing is lost."""
-    return True
-
-
 class Last:
     """Waits until nothing of what was discarded is in flight any more."""
 
-    def __init__(self, loop: Loop, handles: list[Handle]) -> None:
+    def __init__(self, loop: loops.Loop, handles: list[Handle]) -> None:
         self._loop, self._handles = loop, handles
         self.waiter: Any = None
         for handle in handles:
@@ -518,7 +511,7 @@ class Last:
         return all(handle.state == COMPLETE for handle in self._handles)
 
 
-def _arrived(loop: Loop, piece: Piece, handle: Handle) -> None:
+def _arrived(loop: loops.Loop, piece: Piece, handle: Handle) -> None:
     """Called by the engine. It knows nothing of the stream, which may be gone."""
     piece.arrived(handle)
     if piece.waiter is not None:

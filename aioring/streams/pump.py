@@ -12,8 +12,8 @@ from functools import partial
 from inspect import isasyncgen
 from typing import Any
 
+from .. import loops
 from ..errors import AioringError
-from ..loops import Loop
 from .blocks import DRY, END, Elements
 
 __all__ = ["Pumped"]
@@ -44,7 +44,7 @@ class Pumped(Elements):
         key: Callable[[Any], Any] | None,
         block_size: int,
         combine_bytes: int,
-        loop: Loop,
+        loop: loops.Loop,
     ) -> None:
         super().__init__(iter(()), key, block_size, combine_bytes)
         self._loop = loop
@@ -89,11 +89,11 @@ class Pumped(Elements):
 
     async def wait(self) -> None:
         self._more.open = bool(self._queue) or self._over
-        await self._loop.park(self._more, _at_once)
+        await self._loop.park(self._more, loops.at_once)
 
     async def closed(self) -> None:
         if not self._over and _pumping.get(None) is not self:  # (it may be the source itself that closes the stream)
-            await self._loop.park(self._end, _at_once)
+            await self._loop.park(self._end, loops.at_once)
 
     def close(self) -> None:
         super().close()
@@ -115,12 +115,8 @@ async def _pump(pumped: Pumped) -> bool:
             pumped._let(pumped._more)
             while len(queue) >= _AHEAD:
                 pumped._room.open = False
-                await pumped._loop.park(pumped._room, _at_once)
+                await pumped._loop.park(pumped._room, loops.at_once)
         return True
     finally:
         if isasyncgen(source):
             await source.aclose()
-
-
-def _at_once(_: _Gate) -> bool:
-    return True

@@ -13,13 +13,14 @@ from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
+from .. import loops
 from ..engine import Engine
 from ..errors import AioringError
 from ..handle import Handle
 from ..operations import CLOSE
 from ..ring import Ring, get_ring
 from .blocks import Block
-from .look_ahead import Last, LookAhead, at_once_cancelled
+from .look_ahead import Last, LookAhead
 from .pieces import Piece
 from .settings import Settings
 from .stats import StreamStats
@@ -57,7 +58,7 @@ class ReadStream(Generic[T]):
     async def __anext__(self) -> Block[T]:
         for block in self._blocks:
             return block
-        self._blocks = blocks = iter(self._at_hand() or await self._next())
+        self._blocks = blocks = iter(await self._more())
         return next(blocks)
 
     def batches(self) -> Batches[T]:
@@ -148,17 +149,24 @@ class ReadStream(Generic[T]):
 
     # Hot path: once per piece; measured in benchmarks/streams.py.
 
+    async def _more(self) -> list[Block[T]]:
+        """The blocks of the next piece, one at least."""
+        found = self._at_hand()
+        return found or await self._next(found is not None)
+
     def _at_hand(self) -> list[Block[T]] | None:
-        """What `_next` comes to where nothing is under way and the page cache has what is next, without suspending."""
+        """What `_next` comes to where nothing is under way and the page cache has what is next. Empty: it has been asked,
+        and has not; None: it has not been asked."""
         ahead = self._ahead
         if self._busy or self._over or ahead is None or ahead.line or not ahead.here():
             return None
         self._settle()
         piece = ahead.straight()
-        return None if piece is None else self._handed(piece, piece.units, ahead)
+        return [] if piece is None else self._handed(piece, piece.units, ahead)
 
-    async def _next(self) -> list[Block[T]]:
-        """The blocks of the next piece, one at least. Nothing leaves the line while something is awaited."""
+    async def _next(self, asked: bool) -> list[Block[T]]:
+        """The same where it may take waiting; `asked`: the page cache has been. Nothing leaves the line while something is
+        awaited."""
         self._check_idle()
         if self._over:
             self._raise_the_end()
@@ -175,8 +183,10 @@ class ReadStream(Generic[T]):
                 engine.check()
                 if ahead.asks and engine.budget.left <= 0:
                     await engine.budget.turn()
+                    asked = False
                     continue
-                piece = ahead.straight()
+                piece = None if asked else ahead.straight()
+                asked = False
                 if piece is not None:
                     return self._handed(piece, piece.units, ahead)
                 ahead.go()
@@ -280,7 +290,7 @@ class ReadStream(Generic[T]):
         engine = ahead.engine
         if engine.open:
             last = Last(engine.loop, ahead.discard())
-            await engine.loop.park(last, at_once_cancelled)
+            await engine.loop.park(last, loops.at_once)
             await ahead.source.closed()
         else:
             ahead.over = True
@@ -333,7 +343,7 @@ class Batches(Generic[T]):
 
     async def __anext__(self) -> list[Block[T]]:
         stream = self._stream
-        blocks = list(stream._blocks) or stream._at_hand() or await stream._next()
+        blocks = list(stream._blocks) or await stream._more()
         stream._blocks = iter(())
         return blocks
 

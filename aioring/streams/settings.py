@@ -6,6 +6,7 @@ from collections.abc import Callable
 from operator import index
 from typing import Any, cast
 
+from ..files import direct as past
 from ..kernel.abi import OFF_MAX
 from ..loops import Loop
 from .blocks import Elements, Source, Span
@@ -34,9 +35,7 @@ class Settings:
         full: bool,
         raises: bool,
     ) -> None:
-        if direct not in (True, False, "try"):
-            raise ValueError(f"direct {direct!r}: must be True, False or 'try'")
-        self.direct = direct
+        self.direct = past.check(direct)
         self.size, self.max_ios = _at_least(block_size, 1, "block_size"), _at_least(max_ios, 0, "max_ios")
         self.combine = max(_at_least(combine_limit, 1, "combine_limit") // self.size, 1)  # blocks
         window = (max(max_ios, 1) + 1) * self.combine * self.size

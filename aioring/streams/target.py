@@ -59,14 +59,7 @@ class Target:
         if direct:
             # An fd once more: to change its own flags would change what others read by it.
             again = f"/proc/self/fd/{fd}" if path is None else path
-            try:
-                self.fd = await ring._open_file(again, flags | past.O_DIRECT)
-                self.own = True
-                if not past.sector_of(self.fd):
-                    await self.close()
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
+            self.fd = await past.open_if_taken(ring, again, flags)
             if self.fd < 0 and direct != "try":
                 raise past.refused(self.name)
         if self.fd < 0:
