@@ -11,7 +11,14 @@ except ImportError as _error:  # Python 3.12 and later, in a subinterpreter with
     raise ImportError("aioring needs ctypes, which a subinterpreter cannot load: use the main interpreter") from _error
 
 from .buffers import alloc
-from .errors import AioringError, BlockBeyondEndError, RingClosedError, RingUnavailableError, WrongLoopError
+from .errors import (
+    AioringError,
+    BlockBeyondEndError,
+    LogDamagedError,
+    RingClosedError,
+    RingUnavailableError,
+    WrongLoopError,
+)
 from .kernel.abi import (
     RESOLVE_BENEATH,
     RESOLVE_CACHED,
@@ -48,7 +55,7 @@ try:
         wrap_file,
         write_file,
     )
-    from .streams import Block, ReadStream, StreamStats, read_stream
+    from .streams import Block, Log, ReadStream, StreamStats, read_stream
 except ImportError as _error:
     # Files need anyio. `aioring doctor` runs where it is missing, and has to say what else is wrong.
     if _error.name != "anyio":
@@ -72,6 +79,8 @@ __all__ = [
     "File",
     "FilesRead",
     "InFlight",
+    "Log",
+    "LogDamagedError",
     "LoopLag",
     "Opening",
     "OperationStats",

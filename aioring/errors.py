@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "AioringError",
     "BlockBeyondEndError",
+    "LogDamagedError",
     "RingClosedError",
     "RingUnavailableError",
     "WrongLoopError",
@@ -34,6 +35,18 @@ class WrongLoopError(AioringError):
 
 class BlockBeyondEndError(AioringError, EOFError):
     """A read stream was asked for a block of which the file has no byte. The next `anext()` goes on behind it."""
+
+
+class LogDamagedError(AioringError):
+    """A log has lost what was on the disk. `offset`: where the record stands that is not there any more, in bytes;
+    `filename`: of the log. What stands before can be read with `Log(path, readonly=True)`."""
+
+    def __init__(self, what: str, filename: Any, offset: int) -> None:
+        super().__init__(
+            f"{what}: {filename!r} at offset {offset}. Log(path, readonly=True) reads what stands before; a copy of the "
+            "log may have the rest"
+        )
+        self.filename, self.offset = filename, offset
 
 
 class RingUnavailableError(AioringError, OSError):

@@ -6,18 +6,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 from anyio.lowlevel import checkpoint
 
 from aioring.testing import Scripted
 
 __all__ = [
-    "SOON", "Held", "Outcome", "all_over", "begin", "cancelled_again_and_again", "logged", "open_in", "ticks",
+    "SOON", "Held", "Outcome", "all_over", "begin", "cancelled_again_and_again", "logged", "open_in", "small_disk", "ticks",
 ]  # fmt: skip
 
 SOON = 3.0  # seconds: what takes longer hangs
@@ -52,6 +54,20 @@ class Held(Scripted):
         self._limit.cancel()
         self.held = False
         self._doorbell.ring()
+
+
+@contextlib.contextmanager
+def small_disk(where: Path, size: str, *options: str) -> Iterator[Path]:
+    """A file system of this size (mount -t tmpfs)."""
+    where.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join((f"size={size}", *options)), "tmpfs", str(where)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"tmpfs cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
 
 
 @contextlib.contextmanager

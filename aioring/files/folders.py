@@ -11,32 +11,14 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .. import loops
-from ..errors import RingClosedError
+from ..loops.outcome import Outcome
 from ..ring import Ring
 from .ring_io import close_fd
 
 __all__ = ["folder_of", "sync_folder"]
 
 
-class _Batch:
-    """One fsync, and who waits for it."""
-
-    def __init__(self) -> None:
-        self.waiting: set[_Waiting] = set()
-        self.over = False
-        self.error: BaseException | None = None
-
-
-class _Waiting:
-    __slots__ = ("batch", "waiter")
-
-    def __init__(self, batch: _Batch) -> None:
-        self.batch = batch
-        self.waiter: Any = None
-
-    def finished(self) -> bool:
-        return self.batch.over
+_WHAT = "fsync of a folder"
 
 
 class _Folder:
@@ -45,31 +27,27 @@ class _Folder:
     def __init__(self, ring: Ring, path: str) -> None:
         self.loop = ring._engine.loop
         self.path = path
-        self.running: _Batch | None = None
-        self.next: _Batch | None = None
+        self.running: Outcome[bool] | None = None
+        self.next: Outcome[bool] | None = None
 
-    def join(self, ring: Ring) -> _Batch:
+    def join(self, ring: Ring) -> Outcome[bool]:
         if self.running is None:
-            self.running = batch = _Batch()
+            batch: Outcome[bool] = Outcome(self.loop, _WHAT)
+            self.running = batch
             self.begin(ring)
         else:
             if self.next is None:
-                self.next = _Batch()
+                self.next = Outcome(self.loop, _WHAT)
             batch = self.next
         return batch
 
     def begin(self, ring: Ring) -> None:
         self.loop.spawn(partial(_sync, ring, self.path), partial(self.ended, ring))
 
-    def ended(self, ring: Ring, value: object, error: BaseException | None) -> None:
+    def ended(self, ring: Ring, value: bool | None, error: BaseException | None) -> None:
         batch, self.running, self.next = self.running, self.next, None
         assert batch is not None
-        if value is None and error is None:
-            error = RingClosedError("the loop ended before this was done: fsync of a folder")
-        batch.over, batch.error = True, error
-        for waiting in batch.waiting:
-            if waiting.waiter is not None:
-                self.loop.wake(waiting.waiter)
+        batch.set(value, error)
         if self.running is not None:
             self.begin(ring)
         else:
@@ -93,12 +71,7 @@ async def sync_folder(ring: Ring, path: Any) -> None:
     if folder is None:
         folder = folders[key] = _Folder(ring, key)
     batch = folder.join(ring)
-    waiting = _Waiting(batch)
-    batch.waiting.add(waiting)
-    try:
-        await engine.loop.park(waiting, loops.at_once)
-    finally:
-        batch.waiting.discard(waiting)
+    await batch.wait()
     error = batch.error
     try:
         if isinstance(error, OSError):

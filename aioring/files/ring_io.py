@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -23,14 +25,14 @@ from ..errors import RingClosedError, os_error
 from ..handle import Handle
 from ..kernel import at_once
 from ..kernel.abi import MAX_OFFSET
-from ..operations import WRITE
+from ..operations import CLOSE, WRITE
 from ..ring import Ring
 from ..ring.known import Known
 from ..ring.page_cache import SMALL
 from ..ring.unseekable import MOST
 from .raw import Raw
 
-__all__ = ["Flight", "NonBlockingIo", "RingIo", "close_fd"]
+__all__ = ["Flight", "NonBlockingIo", "RingIo", "close_fd", "drop_fd"]
 
 _MOST = 1 << 30  # bytes: of one read, on the way to the end of a file
 
@@ -110,6 +112,25 @@ async def close_fd(ring: Ring, fd: int) -> None:
         await ring.close(fd)
     except RingClosedError:
         os.close(fd)
+
+
+def drop_fd(engine: Engine | None, fd: int) -> None:
+    """Whoever had it was dropped: close it behind what is in flight on it, in whatever thread the garbage is collected."""
+    if engine is None or engine.ended:
+        os.close(fd)
+    elif engine.doorbell.thread == threading.get_ident() or not engine.workers.hand_over(
+        partial(_ask_close, engine, fd)
+    ):
+        _ask_close(engine, fd)
+
+
+def _ask_close(engine: Engine, fd: int) -> None:
+    if engine.ended:
+        os.close(fd)
+    else:
+        close = Handle(CLOSE, fd)
+        close.orphan = True
+        engine.ask(close)
 
 
 class RingIo:

@@ -18,11 +18,23 @@ import struct
 from dataclasses import dataclass
 from zlib import crc32
 
-__all__ = ["CLOSED", "DATA", "HEADER", "MOST", "RECORD", "End", "Recovery", "read_header", "record", "write_header"]
+__all__ = [
+    "CLOSED",
+    "DATA",
+    "HEADER",
+    "MAGIC",
+    "MOST",
+    "RECORD",
+    "End",
+    "Recovery",
+    "head",
+    "read_header",
+    "write_header",
+]
 
 DATA, CLOSED = 0, 1  # kinds: what was appended; the log was closed here
 MOST = (1 << 31) - 1  # bytes of one record
-_MAGIC = b"aioring\x00"
+MAGIC = b"aioring\x00"
 _VERSION = 1
 _header = struct.Struct("<8sIIQ")  # magic, version, CRC of id, id
 _fields = struct.Struct("<IIIQQQ")  # CRC of the data, length, kind, offset, durable, id
@@ -34,7 +46,7 @@ _ID_AT = RECORD - 8
 
 def write_header(log: int) -> bytes:
     """What a log begins with; `log`: its id, 64 bits."""
-    return _header.pack(_MAGIC, _VERSION, crc32(log.to_bytes(8, "little")), log)
+    return _header.pack(MAGIC, _VERSION, crc32(log.to_bytes(8, "little")), log)
 
 
 def read_header(data: bytes) -> int | None:
@@ -45,17 +57,20 @@ def read_header(data: bytes) -> int | None:
     if len(data) < HEADER:
         return None
     magic, version, check, log = _header.unpack_from(data)
-    if magic != _MAGIC or check != crc32(log.to_bytes(8, "little")):
+    if magic != MAGIC or check != crc32(log.to_bytes(8, "little")):
         return None
     if version != _VERSION:
         raise ValueError(f"a log of version {version}; this library writes and reads version {_VERSION}")
     return int(log)
 
 
-def record(data: bytes | memoryview, offset: int, durable: int, log: int, kind: int = DATA) -> bytes:
-    """What stands before `data` in the log. All offsets and lengths in bytes."""
-    fields = _fields.pack(crc32(data), len(data), kind, offset, durable, log)
-    return _crc.pack(crc32(fields)) + fields
+pack_crc, pack_fields = _crc.pack, _fields.pack
+
+
+def head(length: int, crc: int, offset: int, durable: int, log: int, kind: int = DATA) -> bytes:
+    """What stands before a record's data in the log. `crc`: of the data; offsets and lengths in bytes."""
+    fields = pack_fields(crc, length, kind, offset, durable, log)
+    return pack_crc(crc32(fields)) + fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +87,23 @@ class End:
 class Recovery:
     """Reads a log from `offset` on, in whatever portions it comes: `feed` each, then `end`.
 
-    It holds no more than one record, or, once it has met a bad one, a header.
+    It holds no more than one record, or, once it has met a bad one, a header. `keep=False`: for who only wants the end;
+    what is found has no data.
     """
 
-    def __init__(self, log: int, offset: int = HEADER) -> None:
+    def __init__(self, log: int, offset: int = HEADER, keep: bool = True) -> None:
         self._log = log
+        self._keep = keep
         self._rest = bytearray()  # of what was fed
         self._at = offset  # of `_rest`
         self._end = offset
         self._durable = 0
         self._closed = False
+        self.wants = 0  # bytes, until the record that has begun is whole; 0 or less: nobody knows of one
         self._bad = False  # a bad record stands at `_end`: what comes behind it can only say whether it was durable
         self._damage = False
 
-    def feed(self, portion: bytes) -> list[tuple[int, bytes]]:
+    def feed(self, portion: bytes | memoryview) -> list[tuple[int, bytes]]:
         """The records (offset, data) that it completes, in order."""
         data = self._rest
         data += portion
@@ -99,10 +117,13 @@ class Recovery:
             if size < 0:
                 self._bad = True
                 break
-            if done + size > len(data):
+            self.wants = done + size - len(data)
+            if self.wants > 0:
                 break
-            body = bytes(memoryview(data)[done + RECORD : done + size])
-            if crc32(body) != _crc.unpack_from(data, done + _crc.size)[0]:
+            with memoryview(data) as view, view[done + RECORD : done + size] as part:
+                sound = crc32(part) == _crc.unpack_from(data, done + _crc.size)[0]
+                body = bytes(part) if self._keep and sound else b""
+            if not sound:
                 self._bad = True
                 break
             if kind == DATA:
@@ -140,6 +161,16 @@ class Recovery:
                     self._damage = True
             at = data.find(id_, at + 1)
         return max(begin, len(data) - RECORD + 1)
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait for the rest of their record."""
+        return len(self._rest)
+
+    @property
+    def bad(self) -> bool:
+        """Whether it has met a bad record: it finds no more."""
+        return self._bad
 
     def end(self) -> End:
         """Nothing more comes."""

@@ -5,5 +5,17 @@ from ..methods.scripted import Scripted
 from ..methods.trace import Event, Trace
 from .disk import Disk
 from .power_cuts import Cut, check, power_cuts
+from .synced import Synced, assert_synced
 
-__all__ = ["Cut", "Disk", "Event", "Recording", "Scripted", "Trace", "check", "power_cuts"]
+__all__ = [
+    "Cut",
+    "Disk",
+    "Event",
+    "Recording",
+    "Scripted",
+    "Synced",
+    "Trace",
+    "assert_synced",
+    "check",
+    "power_cuts",
+]

@@ -88,6 +88,7 @@ class Change:
     over: int | None = None  # the step at which it was complete
     append: bool = False  # its place is the end, which is known when it is complete
     durable: bool = False
+    by: int = 0  # the I/O that made it durable
     forsaken: bool = False  # an fsync that was to cover it failed
     sync: bool = False  # O_SYNC
     grows: bool = False  # a zeroed range, past the end too
@@ -209,6 +210,10 @@ class Replay:
         found = (self._ids[identity] for identity, path in seen.folders.items() if path == wanted)
         return next(found, None) or Node("folder", path=wanted)
 
+    def changes_of(self, number: int) -> list[Change]:
+        """What an I/O that has been submitted, and is not complete, may change."""
+        return self._flying.get(number, [])
+
     # --- going on -----------------------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[tuple[int, Event | None]]:
@@ -217,7 +222,7 @@ class Replay:
         for step, event in enumerate(self.trace):
             if moved:
                 yield step, event
-            moved = self._apply(step, event)
+            moved = self.apply(step, event)
         if moved:
             yield len(self.trace), None
 
@@ -236,7 +241,7 @@ class Replay:
                     names[entry] = node
         return names
 
-    def _apply(self, step: int, event: Event) -> bool:
+    def apply(self, step: int, event: Event) -> bool:
         """Whether there is more that a cut may keep or lose."""
         if event.what == "submitted":
             if event.operation == "fsync" and event.effect is not None and event.effect.file is not None:
@@ -278,6 +283,7 @@ class Replay:
                 else:
                     change.unsynced.discard(node)
                     change.durable = not change.unsynced
+                    change.by = event.number
             if self.disk.names == "ordered":
                 last = max((i for i, c in enumerate(self.pending) if c.names and c.durable), default=-1)
                 for change in self.pending[: last + 1]:
@@ -300,7 +306,7 @@ class Replay:
                     change.data = change.data[:res]
                     self._measure(change.node)
                     moved = True
-                change.durable = change.sync
+                change.durable, change.by = change.sync, event.number
                 moved = moved or change.sync
         self._fold()
         return moved

@@ -28,7 +28,7 @@ from aioring.testing import Scripted
 from tests.conftest import ONCE, pattern
 from tests.files.model import Call, binary_calls, compare
 from tests.files.test_binary import CONTENT, MODES, SUPPRESSED
-from tests.harness import Held, all_over, begin, open_in, ticks
+from tests.harness import Held, all_over, begin, open_in, small_disk, ticks
 
 SECTOR = 4096  # a multiple of what any device here wants
 
@@ -792,14 +792,7 @@ async def test_a_block_device_has_an_end(ring: aioring.Ring, device: Path) -> No
 
 
 async def test_a_disk_that_is_full_takes_what_it_can(ring: aioring.Ring, tmp_path: Path) -> None:
-    where = tmp_path / "small"
-    where.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(where)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"tmpfs cannot be mounted here: {done.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "small", "64k") as where:
         async with aopen(where / "file", "w+b", 0, direct="try", ring=ring) as file:
             with pytest.raises(OSError, match="No space") as raised:
                 while True:
@@ -808,5 +801,3 @@ async def test_a_disk_that_is_full_takes_what_it_can(ring: aioring.Ring, tmp_pat
             n = await file.tell()
             assert os.stat(where / "file").st_size == n
             assert await file.pread(n + 1, 0) == (b"0123456789" * 10_000)[:n]
-    finally:
-        subprocess.run(["umount", str(where)], check=True)

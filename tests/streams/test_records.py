@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import random
+from zlib import crc32
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from aioring.streams.records import (
     CLOSED,
+    DATA,
     HEADER,
     RECORD,
     End,
     Recovery,
+    head,
     read_header,
-    record,
     write_header,
 )
 
 LOG = 0x1122334455667788
+
+
+def record(data: bytes, offset: int, durable: int, log: int, kind: int = DATA) -> bytes:
+    return head(len(data), crc32(data), offset, durable, log, kind)
 
 
 def read(data: bytes, portions: int = 1 << 30, log: int = LOG) -> tuple[list[tuple[int, bytes]], End]:

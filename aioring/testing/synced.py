@@ -1,0 +1,137 @@
+"""Which fsync covers each promise, told from the trace alone: no state of the disk is tried.
+
+`power_cuts` finds what is lost; this says why: which write a promise was made for, and what made it durable, or did not.
+The rules are `disk.py`'s: an fsync that succeeded covers what was complete when it was submitted, and what was linked
+before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..methods.trace import Event, Trace
+from .disk import Change, Disk, Replay
+
+__all__ = ["Synced", "assert_synced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """A promise, and what covers it: `step`, the index of the note in the trace; its `value`; `by`, the numbers of the I/Os
+    (fsyncs, or writes by O_DSYNC) that made durable what it is about."""
+
+    step: int
+    value: Any
+    by: tuple[int, ...]
+
+
+def assert_synced(
+    trace: Trace, what: str, concerns: Callable[[Event, Any], bool] | None = None, disk: Disk | None = None
+) -> list[Synced]:
+    """Check that all a promise is about was durable when it was made: each `trace.note(what, value)`, in order.
+
+    `concerns(event, value)`: whether a promise is about the I/O whose submission `event` is. By default, where `value` is
+    bytes, about the writes that have those bytes in them, of which one has to be durable, else about all that was complete
+    when it was made; and about names and lengths (files made, renamed, cut) in either case. What a later one that is
+    durable has replaced does not matter, nor what was done to files that have no name any more.
+
+    Raises:
+        AssertionError: nothing covers it, which says what; or a promise of bytes is about no write at all.
+        ValueError: the trace has no such note.
+    """
+    replay = Replay(trace, Disk() if disk is None else disk)
+    asked = _about if concerns is None else concerns
+    begun: dict[int, _Io] = {}
+    fsyncs: list[tuple[int, Event]] = []
+    found: list[Synced] = []
+    for step, event in enumerate(trace):
+        replay.apply(step, event)
+        if event.what == "submitted":
+            io = begun.setdefault(event.number, _Io(event, []))  # a short transfer is submitted again, for the rest
+            io.changes += [change for change in replay.changes_of(event.number) if change.step == step]
+        if event.operation == "fsync" and event.what in ("submitted", "completed"):
+            fsyncs.append((step, event))
+        if event.what == what and not event.number:
+            named = {node for node in replay.latest.values() if node is not None}
+            there = [io for io in begun.values() if all(c.node is None or c.node in named for c in io.changes)]
+            found.append(_look(step, event.value, there, asked, fsyncs))
+    if not found:
+        raise ValueError(f"the trace has no note {what!r}")
+    return found
+
+
+@dataclass
+class _Io:
+    """One, and what it changes."""
+
+    event: Event
+    changes: list[Change]
+
+    @property
+    def durable(self) -> bool:
+        return all(change.durable for change in self.changes)
+
+
+def _about(event: Event, value: Any) -> bool:
+    if not isinstance(value, (bytes, bytearray, memoryview)) or event.operation not in ("write", "writev"):
+        return True
+    return event.effect is not None and bytes(value) in event.effect.data
+
+
+def _look(
+    step: int, value: Any, begun: list[_Io], asked: Callable[[Event, Any], bool], fsyncs: list[tuple[int, Event]]
+) -> Synced:
+    promise = f"the promise {value!r:.60} at step {step}"
+    by: set[int] = set()
+    open_: list[Change] = []
+    of_bytes = asked is _about and isinstance(value, (bytes, bytearray, memoryview))
+    writes: list[_Io] = []  # that have those bytes: one that is durable is enough, what failed may be written again
+    for number, io in enumerate(begun):
+        if not io.changes or not asked(io.event, value):
+            continue
+        if of_bytes and io.changes[0].what == "write":
+            writes.append(io)
+            continue
+        later = [change for other in begun[number + 1 :] for change in other.changes]
+        for change in io.changes:
+            if change.durable:
+                by.add(change.by)
+            elif change.over is not None and not any(_undoes(other, change) for other in later):
+                open_.append(change)
+    if of_bytes:
+        if not writes:
+            raise AssertionError(f"{promise} is about no write: none before it has these bytes")
+        there = [io for io in writes if io.durable]
+        by.update(change.by for io in there for change in io.changes)
+        open_ += [change for change in writes[-1].changes if not there and not change.durable]
+    for change in open_:
+        raise AssertionError(f"nothing covers {promise}: {change}: {_why(change, fsyncs)}")
+    return Synced(step, value, tuple(sorted(by)))
+
+
+def _undoes(later: Change, change: Change) -> bool:
+    """Whether it does not matter any more what became of `change`: a later one that is durable is in its place."""
+    if later.durable and change.names:
+        return set(change.names) <= set(later.names)
+    if not later.durable or later.node is None or later.node is not change.node:
+        return False
+    if later.what == "truncate":
+        return later.length <= (change.length if change.what == "truncate" else change.offset)
+    end, other_end = change.offset + len(change.data), later.offset + len(later.data)
+    return change.what == later.what == "write" and later.offset <= change.offset and end <= other_end
+
+
+def _why(change: Change, fsyncs: list[tuple[int, Event]]) -> str:
+    if change.over is None:
+        return "it was not even complete"
+    if change.forsaken:
+        return "an fsync that was to cover it failed, and a later one does not help: only writing it again does"
+    if change.node is None:
+        folders = ", ".join(repr(folder.path) for folder in change.unsynced)
+        return f"no fsync of the folder {folders} was submitted after it was complete"
+    early = [e.number for step, e in fsyncs if e.what == "submitted" and change.step < step < change.over]
+    if early:
+        return f"the fsync (I/O {early[-1]}) was submitted before it was complete"
+    return "no fsync of its file was submitted after it was complete, or none has succeeded"
