@@ -55,7 +55,7 @@ try:
         wrap_file,
         write_file,
     )
-    from .streams import Block, Log, ReadStream, StreamStats, read_stream
+    from .streams import Block, Log, ReadStream, StreamStats, WriteStream, read_stream, write_stream
 except ImportError as _error:
     # Files need anyio. `aioring doctor` runs where it is missing, and has to say what else is wrong.
     if _error.name != "anyio":
@@ -97,6 +97,7 @@ __all__ = [
     "TextFile",
     "Waited",
     "WrappedFile",
+    "WriteStream",
     "WrongLoopError",
     "alloc",
     "append_file",
@@ -113,5 +114,6 @@ __all__ = [
     "stream",
     "wrap_file",
     "write_file",
+    "write_stream",
 ]
 del _ctypes

@@ -17,6 +17,7 @@ __all__ = [
     "RingClosedError",
     "RingUnavailableError",
     "WrongLoopError",
+    "again",
     "os_error",
 ]
 
@@ -86,3 +87,14 @@ def os_error(
         error.link = link  # type: ignore[attr-defined]
         error.add_note(f"link {link} of its chain")
     return error
+
+
+def again(error: BaseException) -> BaseException:
+    """The same error for another place: one that is raised twice would gather the tracebacks of both."""
+    if isinstance(error, OSError):
+        made: BaseException = os_error(error.errno or _errno.EIO, error.filename, error.filename2)
+    else:
+        made = type(error)(*error.args)
+    for note in getattr(error, "__notes__", ()):
+        made.add_note(note)
+    return made

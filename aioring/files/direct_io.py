@@ -36,7 +36,7 @@ from .rewrite import Rewrite
 from .ring_io import RingIo
 from .sectors import END, GROWS, READS, Claim, Sectors, widened
 
-__all__ = ["DirectIo"]
+__all__ = ["DirectIo", "given_back"]
 
 _PIECE = 1 << 20  # bytes of one I/O
 _DEEP = 4  # how many of them are in flight
@@ -144,13 +144,13 @@ class DirectIo(RingIo):
                 if piece.over:
                     self._give_back(piece)
                 else:
-                    piece.handle.on_done = partial(_gone, self.ring._memory_pool(), piece.memory)
+                    piece.handle.on_done = partial(given_back, self.ring._memory_pool(), piece.memory)
                     engine.cancel(piece.handle)
             self.sectors.release(claim)
             engine.release(fd, claim)
 
     def _give_back(self, piece: _Piece) -> None:
-        _gone(self.ring._memory_pool(), piece.memory, piece.handle)
+        given_back(self.ring._memory_pool(), piece.memory, piece.handle)
 
     def _ask(self, engine: Engine, fd: int, claim: Claim, offset: int, length: int, first: bool) -> _Piece:
         pool = self.ring._memory_pool()
@@ -227,7 +227,7 @@ def _arrived(loop: loops.Loop, piece: _Piece, handle: Handle) -> None:
     handle.on_done = None  # they would hold each other. Last: struck by KeyboardInterrupt before, this is done again
 
 
-def _gone(pool: Pool, memory: Memory, handle: Handle) -> None:
+def given_back(pool: Pool, memory: Memory, handle: Handle) -> None:
     """Nobody reads it any more. (What the ring's end has given up the kernel may still write to: that handle is kept for
     good, and its view with it, so that the pool gives the memory to nobody.)"""
     handle.on_done = None

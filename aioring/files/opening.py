@@ -127,7 +127,7 @@ async def open_file(
         number = _is_number(file)
         name = file if number else os.fspath(file)
         parsed = modes.check(mode, buffering, encoding, errors, newline)
-        raw = await _open_raw(here, name, parsed, bool(closefd), opener, number, direct.check(kinds.direct))
+        raw = await open_raw(here, name, parsed, bool(closefd), opener, number, direct.check(kinds.direct))
     try:
         return _dressed(here, kinds, raw, parsed, buffering, encoding, errors, newline)
     except BaseException:
@@ -170,7 +170,7 @@ def _dressed(
     return file
 
 
-async def _open_raw(
+async def open_raw(
     ring: Ring, name: Any, mode: Mode, closefd: bool, opener: Any, number: bool, past: bool | str
 ) -> Raw:
     """What io.FileIO does when it is made."""

@@ -4,5 +4,6 @@ from .blocks import Block
 from .log import Log
 from .read_stream import ReadStream, read_stream
 from .stats import StreamStats
+from .write_stream import WriteStream, write_stream
 
-__all__ = ["Block", "Log", "ReadStream", "StreamStats", "read_stream"]
+__all__ = ["Block", "Log", "ReadStream", "StreamStats", "WriteStream", "read_stream", "write_stream"]

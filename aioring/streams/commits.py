@@ -29,7 +29,7 @@ from typing import Any
 from zlib import crc32
 
 from ..engine import Engine
-from ..errors import RingClosedError, os_error
+from ..errors import RingClosedError, again, os_error
 from ..handle import COMPLETE, DEFINED, Handle
 from ..kernel import at_once
 from ..loops.outcome import Outcome
@@ -265,7 +265,7 @@ class Commits:
         wake = self.engine.loop.wake
         for item in self._batch:
             if error is not None:
-                item.error = _copy(error)
+                item.error = again(error)
             item.over = True
             if item.waiter is not None:
                 wake(item.waiter)
@@ -321,7 +321,7 @@ class Commits:
     def poison(self) -> OSError:
         """For who comes when it is poisoned."""
         assert self.error is not None
-        error = _copy(self.error)
+        error = again(self.error)
         assert isinstance(error, OSError)
         error.add_note(
             "aioring: this log could not be made durable before, and takes nothing more: what is on the disk is not known. "
@@ -332,15 +332,6 @@ class Commits:
 
 def _closed() -> RingClosedError:
     return RingClosedError("the ring was closed before this was done: append to a log")
-
-
-def _copy(error: BaseException) -> BaseException:
-    if isinstance(error, OSError):
-        made = os_error(error.errno or errno.EIO, error.filename)
-        for note in getattr(error, "__notes__", ()):
-            made.add_note(note)
-        return made
-    return type(error)(*error.args)
 
 
 def _joined(parts: list[Any]) -> list[Any]:
