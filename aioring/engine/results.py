@@ -113,7 +113,13 @@ class Results(Fences):
             return
         if handle.state == COMPLETE:  # its result is known: whoever waits is to have it
             logger.error("a completion could not be told in full", exc_info=error.with_traceback(None))
-            self.finish(handle)
+            try:
+                self.finish(handle)
+            except Exception as again:
+                # Whoever is to be called raises whenever it is: not once more, or nothing behind it would ever be told.
+                logger.error("a completion could not be told at all", exc_info=again.with_traceback(None))
+                handle.on_done = None
+                self.finish(handle)
             return
         handle.exception = error.with_traceback(None)
         handle.res = -errno.ENOMEM

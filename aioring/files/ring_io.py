@@ -32,7 +32,7 @@ from ..ring.page_cache import SMALL
 from ..ring.unseekable import MOST
 from .raw import Raw
 
-__all__ = ["Flight", "NonBlockingIo", "RingIo", "close_fd", "drop_fd"]
+__all__ = ["Flight", "NonBlockingIo", "RingIo", "close_fd", "drop_fd", "in_its_thread"]
 
 _MOST = 1 << 30  # bytes: of one read, on the way to the end of a file
 
@@ -114,14 +114,18 @@ async def close_fd(ring: Ring, fd: int) -> None:
         os.close(fd)
 
 
+def in_its_thread(engine: Engine, call: Callable[[], Any]) -> None:
+    """Whoever held something was dropped, in whatever thread the garbage is collected: call in the loop's, here or soon."""
+    if engine.doorbell.thread == threading.get_ident() or not engine.workers.hand_over(call):
+        call()
+
+
 def drop_fd(engine: Engine | None, fd: int) -> None:
-    """Whoever had it was dropped: close it behind what is in flight on it, in whatever thread the garbage is collected."""
+    """Whoever had it was dropped: close it behind what is in flight on it."""
     if engine is None or engine.ended:
         os.close(fd)
-    elif engine.doorbell.thread == threading.get_ident() or not engine.workers.hand_over(
-        partial(_ask_close, engine, fd)
-    ):
-        _ask_close(engine, fd)
+    else:
+        in_its_thread(engine, partial(_ask_close, engine, fd))
 
 
 def _ask_close(engine: Engine, fd: int) -> None:

@@ -30,6 +30,7 @@ from zlib import crc32
 
 from ..engine import Engine
 from ..errors import RingClosedError, again, os_error
+from ..files.ring_io import drop_fd
 from ..handle import COMPLETE, DEFINED, Handle
 from ..kernel import at_once
 from ..loops.outcome import Outcome
@@ -83,6 +84,8 @@ class Commits:
         self._then: Callable[[Handle], None] = self._wrote
         self._soon = False
         self._quiet: list[Outcome[bool]] = []
+        self._refused: BaseException | None = None  # there is no room for the batch, and it is being undone
+        self._abandoned = False
 
     # Hot path: `append` once a record, the rest once a batch; measured in benchmarks/streams.py.
 
@@ -115,7 +118,7 @@ class Commits:
 
     def commit_soon(self) -> None:
         """In the next tick: who was woken in this one may append first."""
-        if not self._soon and self._handle is None and (self.queue or self._quiet):
+        if not self._soon and self._handle is None and (self.queue or self._quiet or self._batch):
             self.engine.loop.call_soon(self._commit)
             self._soon = True
 
@@ -124,13 +127,13 @@ class Commits:
             self._soon = False
             if self._handle is not None:
                 return
+            self._put_back()  # what KeyboardInterrupt has left of a batch
             if self._paused:
                 self._tell_quiet()
                 return
             if self.error is not None or not self.engine.open:
                 self._fail_all()
                 return
-            self._put_back()  # what KeyboardInterrupt has left of a batch
             self._send()
             if self._batch:
                 self.engine.flush()  # now, not at the end of the tick: all that it serves is in it
@@ -220,8 +223,7 @@ class Commits:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             # What is there of it must not be taken for records behind the next batch. (Is there room for it, if not for
             # zeros behind it?)
-            if self._allocated <= self._until or not self._step:
-                self._tell(error)
+            self._refused = error if self._allocated <= self._until or not self._step else None
             self._step = 0
             self._ask(define.truncate(self.file.fd, self.file.end), self._cut)
         else:
@@ -247,6 +249,8 @@ class Commits:
         if handle.res < 0:
             self._over(self._error_of(handle))
         else:
+            if self._refused is not None:
+                self._tell(self._refused)  # now it is true that nothing of it is there
             self._put_back()
             self._rest()
 
@@ -290,6 +294,8 @@ class Commits:
 
     def _rest(self) -> None:
         self._handle, self.busy = None, False
+        if self._abandoned:
+            drop_fd(self.engine, self.file.let_go())
         self.commit_soon()
 
     # --- for who closes and rotates -----------------------------------------------------------------------------------
@@ -307,6 +313,13 @@ class Commits:
         for outcome in self._quiet:
             outcome.set(True)
         self._quiet.clear()
+
+    def abandon(self) -> None:
+        """Nobody holds the log any more: close its file behind what is under way."""
+        if self.busy and not self.engine.ended:
+            self._abandoned = True
+        else:
+            drop_fd(self.engine, self.file.let_go())
 
     def go_on(self, file: LogFile) -> None:
         """After `quiet(True)`, with this file."""

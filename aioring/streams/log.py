@@ -18,7 +18,7 @@ from zlib import crc32
 
 from ..buffers import lent_bytes
 from ..errors import AioringError, os_error
-from ..files.ring_io import close_fd, drop_fd
+from ..files.ring_io import close_fd, drop_fd, in_its_thread
 from ..loops.outcome import Outcome, begun
 from ..ring import Ring, get_ring
 from .commits import NO_ROOM, O_DSYNC, Append, Commits
@@ -50,7 +50,7 @@ class Log:
         BlockingIOError: the log is open already (by another process: after a second of trying).
         LogDamagedError: a record is not there that was durable; `offset` says where.
         OSError: as open(2), read(2), write(2), fsync(2), with the file name; EINVAL: this is no log.
-        ValueError: `preallocate` is negative.
+        ValueError: `preallocate` is negative, or more than 1 GiB.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Log:
         readonly: bool = False,
         ring: Ring | None = None,
     ) -> None:
-        if preallocate < 0:
-            raise ValueError(f"preallocate {preallocate}: must not be negative")
+        if not 0 <= preallocate <= 1 << 30:
+            raise ValueError(f"preallocate {preallocate}: must be from 0 to 1 GiB")
         self._path = os.fspath(path)
         if sync not in ("open_datasync", "fdatasync"):
             raise ValueError(f"sync {sync!r}: must be 'open_datasync' or 'fdatasync'")
@@ -163,9 +163,15 @@ class Log:
         return True
 
     def _let_go(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            drop_fd(None if self._ring is None else self._ring._started, file.let_go())
+        """Nobody can close it in the proper way any more."""
+        file, self._file, commits = self._file, None, self._commits
+        engine = None if self._ring is None else self._ring._started
+        if file is None:
+            return
+        if commits is None or engine is None or engine.ended:
+            drop_fd(engine, file.let_go())
+        else:
+            in_its_thread(engine, commits.abandon)
 
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None:
@@ -279,12 +285,15 @@ class Log:
         the log's with a number: `log.000001`.
 
         What was appended before is in the archive, what is appended later in the new file, whose offsets begin anew; both
-        are durable when this returns. A power cut leaves the log as it was, or the archive and an empty log. An iteration
-        that has begun goes on to the end of the archive. Cancelling is delivered when it is done.
+        are durable when this returns. A power cut leaves the log as it was, or the archive and an empty log or, in between,
+        the old file under both names (`os.path.samefile`). An iteration that has begun goes on to the end of the archive.
+        Cancelling is delivered when it is done.
 
         Raises:
             FileExistsError: there is something at `archive`.
-            OSError: as rename(2), open(2) ..., and the log goes on as it was.
+            OSError: as link(2), rename(2), open(2) ..., and the log goes on as it was; ESTALE: its file was moved away, or
+                replaced. (Where that cannot be undone, and after a failed fsync of the log, it takes nothing more, as after
+                one of `append`.)
         """
         self._check()
         commits, ring = self._commits, self._ring
@@ -317,10 +326,11 @@ class Log:
                 if error.errno not in NO_ROOM:
                     commits.poisoned(error)
                 raise
-            self._file = await replaced(ring, file, archive, self._how)
-        except BaseException:
-            commits.go_on(file)
-            raise
-        commits.go_on(self._file)
-        await close_fd(ring, file.let_go())
+            self._file = await replaced(ring, file, archive, self._how, commits.poisoned)
+        finally:
+            now = self._file
+            if now is not None:
+                commits.go_on(now)
+            if now is not file:
+                await close_fd(ring, file.let_go())
         return archive

@@ -13,8 +13,9 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 from zlib import crc32
@@ -25,11 +26,12 @@ from ..errors import LogDamagedError, RingClosedError, os_error
 from ..files.folders import folder_of, sync_folder
 from ..files.put import named
 from ..files.ring_io import close_fd
+from ..loops.outcome import begun
 from ..ring import Ring
 from .read_stream import read_stream
 from .records import CLOSED, HEADER, MAGIC, RECORD, End, Recovery, head, read_header, write_header
 
-__all__ = ["PORTION", "LogFile", "feed", "mark_closed", "next_archive", "open_log", "replaced"]
+__all__ = ["PORTION", "LogFile", "mark_closed", "next_archive", "open_log", "replaced", "takes_long"]
 
 PORTION = 64 << 10  # bytes that are read and looked through at once: about half a millisecond
 _REWRITE = 1 << 20
@@ -51,11 +53,20 @@ class LogFile:
     end: int
     closed: bool  # the last record says so
     damage: int | None = None  # where a record was, of one that is only read
+    pid: int = field(default_factory=os.getpid)
 
     def let_go(self) -> int:
-        """The fd, to be closed."""
+        """The fd, to be closed. The lock is taken off: forked children, and who still reads it, have fds that share it."""
         fd, self.fd = self.fd, -1
+        if fd >= 0 and self.pid == os.getpid():
+            with suppress(OSError):
+                fcntl.flock(fd, fcntl.LOCK_UN)
         return fd
+
+    def __del__(self) -> None:
+        fd = self.let_go()
+        if fd >= 0:  # a loop that ended at the wrong moment
+            os.close(fd)
 
 
 async def open_log(ring: Ring, name: Any, readonly: bool, how: int) -> LogFile:
@@ -74,15 +85,15 @@ async def open_log(ring: Ring, name: Any, readonly: bool, how: int) -> LogFile:
             if await ring.run(_leads_to, path, status):
                 await _begin(ring, file, readonly)
                 return file
+        except GeneratorExit:
+            raise
         except BaseException as error:
-            if ours:
-                # Nothing is in it. (Were its folder's fsync what failed, another would not make its name durable.)
-                await _remove(ring, path)
+            # Nothing is in it. (Were its folder's fsync what failed, another would not make its name durable.)
+            await _undo(ring, file, path if ours else None)
             if isinstance(error, OSError):
                 named(error, name)
-            await close_fd(ring, fd)
             raise
-        await close_fd(ring, fd)  # it was rotated away before it was locked
+        await _undo(ring, file, None)  # it was rotated away before it was locked
 
 
 async def _open(ring: Ring, name: Any, flags: int) -> tuple[int, bool]:
@@ -95,13 +106,22 @@ async def _open(ring: Ring, name: Any, flags: int) -> tuple[int, bool]:
     return await ring.open(name, flags, 0o666), False
 
 
-async def _remove(ring: Ring, path: Any) -> None:
-    with suppress(OSError):
+async def _undo(ring: Ring, file: LogFile, path: Any) -> None:
+    """Close what is not to be used after all, and remove it; whatever becomes of the caller."""
+
+    async def body() -> bool:
         try:
-            with anyio.CancelScope(shield=True):
-                await ring.unlink(path)
-        except RingClosedError:
-            os.unlink(path)
+            if path is not None:
+                with suppress(OSError):
+                    try:
+                        await ring.unlink(path)
+                    except RingClosedError:
+                        os.unlink(path)
+        finally:
+            await close_fd(ring, file.let_go())
+        return True
+
+    await begun(ring._started.loop, body, "close of a log").wait()  # type: ignore[union-attr]
 
 
 async def _locked(ring: Ring, file: LogFile, readonly: bool, identity: tuple[int, int]) -> None:
@@ -151,6 +171,7 @@ async def _begin(ring: Ring, file: LogFile, readonly: bool) -> None:
         if await _had_no_header(ring, file.fd, first):
             if not readonly:
                 await _make_new(ring, file)
+                await sync_folder(ring, os.path.dirname(file.path))
             return
         if first.startswith(MAGIC):
             raise LogDamagedError("its header is damaged", file.name, 0)
@@ -178,7 +199,6 @@ async def _make_new(ring: Ring, file: LogFile) -> None:
     await ring.write(file.fd, 0, write_header(file.log))
     await ring.truncate(file.fd, HEADER)
     await ring.fsync(file.fd)
-    await sync_folder(ring, os.path.dirname(file.path))
 
 
 async def _all_zeros(ring: Ring, fd: int) -> bool:
@@ -193,16 +213,17 @@ async def _read_through(ring: Ring, fd: int, log: int) -> End:
     recovery, skip = Recovery(log, keep=False), HEADER
     async with read_stream(fd, block_size=PORTION, ring=ring) as blocks:
         async for block in blocks:
-            await feed(ring, recovery, block.data[skip:])
-            skip = 0
+            portion, skip = block.data[skip:], 0
+            if takes_long(recovery, portion):
+                await ring.run(recovery.feed, bytes(portion))
+            else:
+                recovery.feed(portion)
     return recovery.end()
 
 
-async def feed(ring: Ring, recovery: Recovery, portion: memoryview) -> list[tuple[int, bytes]]:
-    """A large record is looked at on a worker: its CRC takes longer than a loop should wait."""
-    if recovery.held > _REWRITE and recovery.wants <= len(portion):
-        return await ring.run(recovery.feed, bytes(portion))
-    return recovery.feed(portion)
+def takes_long(recovery: Recovery, portion: memoryview | bytes) -> bool:
+    """Whether it completes a large record, whose CRC takes longer than a loop should wait."""
+    return recovery.held > _REWRITE and recovery.wants <= len(portion)
 
 
 async def _make_sure(ring: Ring, file: LogFile, begin: int) -> None:
@@ -229,26 +250,64 @@ async def mark_closed(ring: Ring, file: LogFile) -> None:
     file.end, file.closed = file.end + RECORD, True
 
 
-async def replaced(ring: Ring, file: LogFile, archive: Any, how: int) -> LogFile:
-    """Give the file that name, and begin another in its place. One after the other: at no moment could a power cut leave
-    the new file under the log's name, and the old one under none."""
-    await ring.rename(file.path, archive)
-    fd = -1
+async def replaced(ring: Ring, file: LogFile, archive: Any, how: int, poisoned: Callable[[OSError], None]) -> LogFile:
+    """Give the file that name, and put a new one in its place.
+
+        make, lock, header, fsync   link   fsync(folder)   rename over the log   fsync(folder)
+
+    The old file has both names before the new one has its own: a power cut at any moment leaves it under one of them, and
+    the log's name always leads to a log. (If it leads to the old one, that has two names, and goes on.)
+    """
+    folder = os.path.dirname(file.path)
+    folders = {await ring.run(folder_of, archive), folder}
+    status = os.fstat(file.fd)
+    if not await ring.run(_leads_to, file.path, status):
+        raise OSError(errno.ESTALE, "the log's file is not at its path any more", file.name)
+    made, new = await _make_beside(ring, file, folder, how)
+    linked = renamed = False
     try:
-        for folder in {await ring.run(folder_of, archive), os.path.dirname(file.path)}:
-            await sync_folder(ring, folder)
-        fd = await ring._create(file.path, os.O_RDWR | how, 0o666)
-        made = LogFile(fd, file.name, file.path, 0, HEADER, False)
-        await ring._run_out(_lock, made, False)
-        await _make_new(ring, made)
+        await ring.link(file.path, archive)
+        linked = True
+        for place in folders:
+            await sync_folder(ring, place)
+        await ring.rename(new, file.path)
+        renamed = True
+        await sync_folder(ring, folder)
         return made
-    except BaseException:
-        if fd >= 0:
-            await close_fd(ring, fd)
-            await _remove(ring, file.path)
-        if not await ring.run(os.path.lexists, file.path):
-            await ring.rename(archive, file.path)
+    except GeneratorExit:
         raise
+    except BaseException:
+        if renamed:
+            try:
+                await ring.rename(archive, file.path)
+                for place in folders:
+                    await sync_folder(ring, place)
+            except OSError as error:
+                poisoned(error)  # which of them a power cut leaves at the log's name, nobody knows
+        elif linked:
+            with suppress(OSError):
+                await ring.unlink(archive)
+        await _undo(ring, made, None if renamed else new)
+        raise
+
+
+async def _make_beside(ring: Ring, file: LogFile, folder: Any, how: int) -> tuple[LogFile, Any]:
+    """A new log, locked and on the disk, under a name that is to be another."""
+    name: Any = f".aioring-{os.urandom(8).hex()}"
+    new = os.path.join(folder, os.fsencode(name) if isinstance(folder, bytes) else name)
+    fd = await ring._create(new, os.O_RDWR | how, 0o666)
+    made = LogFile(fd, file.name, file.path, 0, HEADER, False)
+    try:
+        await ring._run_out(_lock, made, False)
+        status = os.fstat(fd)
+        _open_here[status.st_dev, status.st_ino] = made
+        await _make_new(ring, made)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        await _undo(ring, made, new)
+        raise
+    return made, new
 
 
 def next_archive(path: Any) -> Any:

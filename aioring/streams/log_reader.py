@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from typing import Self
 
-from ..errors import LogDamagedError
+from ..errors import LogDamagedError, again
 from ..files.ring_io import close_fd, drop_fd
+from ..loops.outcome import Outcome, begun
 from ..ring import Ring
-from .log_file import PORTION, LogFile, feed
+from .log_file import PORTION, LogFile, takes_long
 from .read_stream import ReadStream, read_stream
 from .records import Recovery
 
@@ -27,21 +29,34 @@ class Entries:
         self._at = self._until = start  # what has been read; what will be by the stream
         self._found: deque[tuple[int, bytes]] = deque()
         self._stream: ReadStream[int] | None = None
+        self._job: Outcome[list[tuple[int, bytes]]] | None = None  # a large record is looked at by a worker
+        self._over = False
+        self._error: LogDamagedError | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[int, bytes]:
         while not self._found:
-            if self._fd < 0:
+            if self._over:
+                await self._close()
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
                 raise StopAsyncIteration
             await self._more()
         return self._found.popleft()
 
+    # A cancelled `anext()` loses nothing: what has left the stream has been fed before anything is awaited, or is a job's,
+    # for which the next one waits.
+
     async def _more(self) -> None:
+        if self._job is not None:
+            await self._worked(self._job)
+            return
         end = self._file.end  # below it nothing changes any more
         if self._recovery.bad or self._at >= end:
-            await self._finish(end)
+            self._finish(end)
             return
         stream = self._stream
         if stream is None:
@@ -51,22 +66,39 @@ class Entries:
         async for block in stream:
             portion = block.data[self._at - block.offset : self._until - block.offset]
             self._at += len(portion)
-            self._found.extend(await feed(self._ring, self._recovery, portion))
+            if takes_long(self._recovery, portion):
+                self._job = begun(self._ring._engine.loop, partial(self._feed, bytes(portion)), "a record's CRC")
+            else:
+                self._found.extend(self._recovery.feed(portion))
             return
+        if self._at < self._until:
+            self._finish(end)  # the file is shorter than that
         self._stream = None
         await stream.aclose()
-        if self._at < self._until:
-            await self._finish(end)  # the file is shorter than that
 
-    async def _finish(self, end: int) -> None:
-        await self.aclose()
+    async def _feed(self, portion: bytes) -> list[tuple[int, bytes]]:
+        return await self._ring.run(self._recovery.feed, portion)
+
+    async def _worked(self, job: Outcome[list[tuple[int, bytes]]]) -> None:
+        await job.wait()
+        if job.error is not None:
+            raise again(job.error)
+        self._found.extend(job.value or ())
+        self._job = None
+
+    def _finish(self, end: int) -> None:
         found, lost = self._recovery.end().offset, self._file.damage
         if found < end or lost is not None:
-            raise damaged(self._file, found if lost is None else lost)
+            self._error = damaged(self._file, found if lost is None else lost)
+        self._over = True
 
     async def aclose(self) -> None:
         """Iterating further ends."""
         self._found.clear()
+        self._over, self._error = True, None
+        await self._close()
+
+    async def _close(self) -> None:
         stream, self._stream = self._stream, None
         try:
             if stream is not None:
@@ -105,7 +137,10 @@ async def read_one(ring: Ring, fd: int, file: LogFile, offset: int) -> bytes:
     try:
         while at < file.end and not recovery.bad:
             portion = await ring.read(fd, at, min(n, file.end - at))
-            found = await feed(ring, recovery, memoryview(portion))
+            if takes_long(recovery, portion):
+                found = await ring.run(recovery.feed, portion)
+            else:
+                found = recovery.feed(portion)
             if found and found[0][0] == offset:
                 return found[0][1]
             if found or not portion:

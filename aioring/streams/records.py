@@ -100,6 +100,7 @@ class Recovery:
         self._durable = 0
         self._closed = False
         self.wants = 0  # bytes, until the record that has begun is whole; 0 or less: nobody knows of one
+        self._beyond = 0  # where the bad one ends, if its header is sound: what its data holds is the user's
         self._bad = False  # a bad record stands at `_end`: what comes behind it can only say whether it was durable
         self._damage = False
 
@@ -124,7 +125,7 @@ class Recovery:
                 sound = crc32(part) == _crc.unpack_from(data, done + _crc.size)[0]
                 body = bytes(part) if self._keep and sound else b""
             if not sound:
-                self._bad = True
+                self._bad, self._beyond = True, self._at + done + size
                 break
             if kind == DATA:
                 found.append((self._at + done, body))
@@ -133,7 +134,7 @@ class Recovery:
             done += size
             self._end = self._at + done
         if self._bad:
-            done = self._look_for_a_promise(data, done)
+            done = self._look_for_a_promise(data, max(done, self._beyond - self._at))
         del data[:done]
         self._at += done
         return found
@@ -149,8 +150,9 @@ class Recovery:
         return RECORD + length, kind, durable
 
     def _look_for_a_promise(self, data: bytearray, begin: int) -> int:
-        """Whether a record behind the bad one says that it was durable. (What stands before its data is enough: nobody else
-        writes our id, that offset and a CRC over both.) How much of `data` need not be looked at again."""
+        """Whether a record behind the bad one says that it was durable. What stands before its data is enough: our id, its
+        own offset, and a CRC over both. (Who can read the file could put such a thing into a record; where the header of
+        that one is lost, it would be taken for damage.) How much of `data` need not be looked at again."""
         id_ = self._log.to_bytes(8, "little")
         at = data.find(id_, begin)
         while at >= 0:
@@ -160,7 +162,7 @@ class Recovery:
                 if fields is not None and fields[0] >= 0 and fields[2] > self._end:
                     self._damage = True
             at = data.find(id_, at + 1)
-        return max(begin, len(data) - RECORD + 1)
+        return min(max(begin, len(data) - RECORD + 1), len(data))
 
     @property
     def held(self) -> int:
@@ -175,6 +177,5 @@ class Recovery:
     def end(self) -> End:
         """Nothing more comes."""
         if not self._bad and self._rest:
-            self._bad = True  # a record that is not all there; and what lies within it may be others
-            self._look_for_a_promise(self._rest, 0)
+            self._bad = True  # not all of a record's header is there, or not all of the data that it announces
         return End(self._end, self._durable, self._closed, self._end if self._damage else None)

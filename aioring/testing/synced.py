@@ -98,29 +98,69 @@ def _look(
         for change in io.changes:
             if change.durable:
                 by.add(change.by)
-            elif change.over is not None and not any(_undoes(other, change) for other in later):
+            elif change.over is not None and not _undone(change, later):
                 open_.append(change)
     if of_bytes:
         if not writes:
             raise AssertionError(f"{promise} is about no write: none before it has these bytes")
-        there = [io for io in writes if io.durable]
+        there = [io for io in writes if io.durable and not _replaced(io, value, begun)]
         by.update(change.by for io in there for change in io.changes)
         open_ += [change for change in writes[-1].changes if not there and not change.durable]
+        if not there and not open_:
+            raise AssertionError(f"nothing covers {promise}: something else was written over these bytes")
     for change in open_:
         raise AssertionError(f"nothing covers {promise}: {change}: {_why(change, fsyncs)}")
     return Synced(step, value, tuple(sorted(by)))
 
 
-def _undoes(later: Change, change: Change) -> bool:
-    """Whether it does not matter any more what became of `change`: a later one that is durable is in its place."""
-    if later.durable and change.names:
-        return set(change.names) <= set(later.names)
-    if not later.durable or later.node is None or later.node is not change.node:
-        return False
-    if later.what == "truncate":
-        return later.length <= (change.length if change.what == "truncate" else change.offset)
-    end, other_end = change.offset + len(change.data), later.offset + len(later.data)
-    return change.what == later.what == "write" and later.offset <= change.offset and end <= other_end
+def _replaced(io: _Io, value: Any, begun: list[_Io]) -> bool:
+    """Whether something else was written over the bytes later on."""
+    assert io.event.effect is not None
+    data, start = bytes(value), io.changes[0].offset + io.event.effect.data.find(bytes(value))
+    end = start + len(data)
+    for later in begun[begun.index(io) + 1 :]:
+        for change in later.changes:
+            if change.node is not io.changes[0].node:
+                continue
+            if change.what == "truncate" and change.length < end:
+                return True
+            if change.what == "zero" and change.offset < end and start < change.offset + change.length:
+                return True
+            if change.what == "write":
+                low, high = max(start, change.offset), min(end, change.offset + len(change.data))
+                if (
+                    low < high
+                    and change.data[low - change.offset : high - change.offset] != data[low - start : high - start]
+                ):
+                    return True
+    return False
+
+
+def _undone(change: Change, later: list[Change]) -> bool:
+    """Whether it does not matter any more what became of `change`: later ones that are durable are in its place."""
+    left = [(change.offset, change.offset + len(change.data))]
+    for other in later:
+        if not other.durable:
+            continue
+        if change.names:
+            if set(change.names) <= set(other.names):
+                return True
+        elif other.node is not change.node:
+            continue
+        elif other.what == "truncate":
+            if other.length <= (change.length if change.what == "truncate" else change.offset):
+                return True
+        elif change.what == other.what == "write":
+            low, high = other.offset, other.offset + len(other.data)
+            left = [
+                (begin, end)
+                for one in left
+                for begin, end in ((one[0], min(one[1], low)), (max(one[0], high), one[1]))
+                if begin < end
+            ]
+            if not left:
+                return True
+    return False
 
 
 def _why(change: Change, fsyncs: list[tuple[int, Event]]) -> str:

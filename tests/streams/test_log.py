@@ -12,6 +12,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from aioring import AioringError, Log, LogDamagedError, RingClosedError
 from aioring.streams.records import HEADER, RECORD, head, write_header
 from aioring.testing import Recording, Scripted, Trace
 from tests.conftest import ONCE
-from tests.harness import Held, all_over, begin, cancelled_again_and_again, open_in, small_disk, ticks
+from tests.harness import SOON, Held, all_over, begin, cancelled_again_and_again, open_in, small_disk, ticks
 
 SYNCS = ("open_datasync", "fdatasync")
 
@@ -237,7 +238,7 @@ async def test_what_cannot_be_a_log(ring: aioring.Ring, tmp_path: Path) -> None:
         async with Log(version2, ring=ring):
             pass
     assert raised2.value.filename == str(version2)
-    for wrong in ({"preallocate": -1}, {"sync": "fsync"}):
+    for wrong in ({"preallocate": -1}, {"preallocate": 1 << 46}, {"sync": "fsync"}):
         with pytest.raises(ValueError, match="must"):
             Log(tmp_path / "log", **wrong)  # type: ignore[arg-type]
     assert not open_in(tmp_path)
@@ -437,6 +438,20 @@ async def test_where_there_is_no_room_nothing_is_in_it_and_it_goes_on(ring: aior
         assert await found_in(where / "log", ring) == [*kept, b"small"]
 
 
+async def test_no_room_is_told_when_nothing_of_it_is_left(anyio_backend: Any, place: Path) -> None:
+    """Not before: what a kill or a power cut left then would be records that were refused."""
+    trace = Trace(data=False)
+    method = Scripted(1, short=0, soft=0, faults={("write", 3): errno.ENOSPC}, trace=trace)
+    async with aioring.Ring(method=method) as ring, Log(place, preallocate=0, ring=ring) as log:
+        await log.append(b"one")
+        with pytest.raises(OSError, match="No space"):
+            await log.append(b"two")
+        done = [event.operation for event in trace if event.what == "completed"]
+        assert done[-3:] == ["write", "truncate", "fsync"]
+        await log.append(b"three")
+        assert await contents(log) == [b"one", b"three"]
+
+
 async def test_a_record_of_100_mib(
     anyio_backend: Any, make_ring: Callable[..., aioring.Ring], place: Path, method: str
 ) -> None:
@@ -520,6 +535,73 @@ async def test_cancelled_anywhere_it_loses_nothing_that_was_told(ring: aioring.R
     found = await found_in(place, ring)
     assert [record for record in found if record in set(told)] == told
     assert len(found) == len(set(found)) <= number
+
+
+@pytest.mark.parametrize("size", [50, 1_300_000])
+async def test_an_iteration_that_is_cancelled_loses_no_record(ring: aioring.Ring, place: Path, size: int) -> None:
+    async with Log(place, preallocate=0, ring=ring) as log:
+        records = [b"%d" % n + bytes(size) for n in range(6)]
+        await together(log, records)
+        for after in range(0, 60, 6):
+            entries, found = log.entries(), list[bytes]()
+
+            async def more(entries: Any = entries, found: Any = found) -> None:
+                found.append((await anext(entries))[1])
+
+            while len(found) < 6:
+                async with anyio.create_task_group() as group:
+                    outcome = begin(group, more)
+                    await ticks(after % 30)
+                    await anyio.sleep(after * 2e-5)
+                    outcome.scope.cancel()
+                after += 7
+            assert sorted(found) == sorted(records)
+            await entries.aclose()
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8])
+async def test_a_cancel_does_not_hide_that_records_are_missing(ring: aioring.Ring, place: Path, after: int) -> None:
+    async with Log(place, ring=ring) as log:
+        offsets = [await log.append(b"record %d" % n) for n in range(5)]
+        os.truncate(place, offsets[3] + 3)
+        entries, found, raised = log.entries(), 0, 0
+
+        async def all_of() -> None:
+            nonlocal found
+            async for _ in entries:
+                found += 1
+
+        for _ in range(40):
+            async with anyio.create_task_group() as group:
+                outcome = begin(group, all_of)
+                await ticks(after)
+                outcome.scope.cancel()
+            raised += isinstance(outcome.error, LogDamagedError)
+        async with anyio.create_task_group() as group:
+            outcome = begin(group, all_of)
+        raised += isinstance(outcome.error, LogDamagedError)
+        assert (found, raised) == (3, 1)
+
+
+async def test_cancelled_twice_while_it_opens_it_leaves_nothing_open(anyio_backend: Any, place: Path) -> None:
+    if anyio_backend[0] == "trio":
+        pytest.skip("a second cancel is asyncio's")
+    for name in ("io_uring", "worker"):
+        async with aioring.Ring(method=name) as ring:
+            for after in range(0, 60, 2):
+                task = asyncio.ensure_future(Log(place, ring=ring).__aenter__())
+                await ticks(after % 20)
+                await asyncio.sleep(after * 2e-5)
+                task.cancel()
+                await ticks(after % 3)
+                task.cancel()
+                done = (await asyncio.gather(task, return_exceptions=True))[0]
+                if isinstance(done, Log):
+                    await done.aclose()
+            with anyio.fail_after(SOON):
+                while open_in(place.parent):
+                    await asyncio.sleep(0.001)
+            assert await found_in(place, ring) == []
 
 
 async def test_opening_closing_and_rotating_can_be_cancelled(ring: aioring.Ring, place: Path) -> None:
@@ -612,6 +694,63 @@ async def test_a_log_that_is_dropped_warns_and_is_unlocked(ring: aioring.Ring, p
     assert await found_in(place, ring) == [b"one"]
 
 
+@pytest.mark.parametrize("sync", SYNCS)
+async def test_one_that_is_dropped_with_a_batch_under_way_harms_nobody(
+    anyio_backend: Any, place: Path, sync: Any
+) -> None:
+    held = Held(1, short=0, soft=0)
+    async with aioring.Ring(method=held) as ring:
+        held.held = False
+        logs = [Log(place, sync=sync, ring=ring)]
+        await logs[0].__aenter__()
+        held.held = True
+        async with anyio.create_task_group() as group:
+            outcome = begin(group, logs[0].append, b"under way")
+            await ticks(5)
+            outcome.scope.cancel()
+            await all_over(outcome)
+        del outcome
+        with pytest.warns(ResourceWarning, match="unclosed log"):
+            logs.clear()
+        held.let_go()
+        with anyio.fail_after(SOON):
+            while open_in(place.parent):
+                await anyio.sleep(0.001)
+        assert await found_in(place, ring) == [b"under way"]
+
+
+async def test_a_forked_child_does_not_keep_the_log(ring: aioring.Ring, place: Path) -> None:
+    reader, writer = os.pipe()
+    async with Log(place, ring=ring) as log:
+        await log.append(b"one")
+        pid = os.fork()
+        if not pid:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        assert await found_in(place, ring) == [b"one"]
+    finally:
+        os.close(reader)
+        os.close(writer)
+        os.waitpid(pid, 0)
+
+
+async def test_who_still_reads_it_does_not_keep_it(ring: aioring.Ring, place: Path) -> None:
+    async with Log(place, ring=ring) as log:
+        await together(log, [b"%d" % n for n in range(50)])
+        entries = log.entries()
+        await anext(entries)
+        archive = await log.rotate()
+        assert len(await found_in(Path(os.fsdecode(archive)), ring)) == 50
+        await log.append(b"new")
+        others = log.entries()
+        await anext(others)
+    assert await found_in(place, ring) == [b"new"]
+    assert len([entry async for entry in entries]) == 49
+    assert [entry async for entry in others] == []
+
+
 # --- rotating ---------------------------------------------------------------------------------------------------------
 
 
@@ -676,8 +815,8 @@ async def test_what_is_appended_while_it_is_rotated_is_in_one_of_them(ring: aior
 
 # Opening takes write 1, truncate 1, fsync 1 and 2 (the folder's), open 1 and 2; appending write 2.
 ROTATION = [
-    ("write", 3), ("truncate", 2), ("fsync", 3), ("rename", 1), ("open", 3), ("fsync", 4), ("open", 4), ("write", 4),
-    ("truncate", 3), ("fsync", 5), ("open", 5), ("fsync", 6),
+    ("write", 3), ("truncate", 2), ("fsync", 3), ("open", 3), ("write", 4), ("truncate", 3), ("fsync", 4), ("link", 1),
+    ("open", 4), ("fsync", 5), ("rename", 1), ("open", 5), ("fsync", 6),
 ]  # fmt: skip
 
 
@@ -700,6 +839,30 @@ async def test_a_rotation_that_fails_leaves_the_log_as_it_was(anyio_backend: Any
                 assert await contents(log) == kept
             assert await found_in(place, ring) == kept
             assert [name.name for name in place.parent.iterdir()] == ["log"]
+            assert not open_in(place.parent)
+
+
+async def test_a_log_that_was_moved_away_is_not_rotated(ring: aioring.Ring, place: Path) -> None:
+    async with Log(place, ring=ring) as log:
+        await log.append(b"ours")
+        place.rename(place.with_name("moved"))
+        async with Log(place, ring=ring) as other:
+            await other.append(b"others")
+            with pytest.raises(OSError, match="not at its path") as raised:
+                await log.rotate()
+            assert (raised.value.errno, raised.value.filename) == (errno.ESTALE, str(place))
+            await log.append(b"goes on")
+        assert await contents(log) == [b"ours", b"goes on"]
+    assert await found_in(place, ring) == [b"others"]
+
+
+async def test_a_rotation_that_cannot_be_undone_takes_nothing_more(anyio_backend: Any, place: Path) -> None:
+    faults = {("fsync", 6): errno.EIO, ("rename", 2): errno.EIO}
+    async with aioring.Ring(method=faulty(faults)) as ring, Log(place, preallocate=0, ring=ring) as log:
+        await log.append(b"one")
+        for ask in (log.rotate, partial(log.append, b"two")):
+            with pytest.raises(OSError, match="Input/output"):
+                await ask()
 
 
 # --- against a list ---------------------------------------------------------------------------------------------------

@@ -152,3 +152,18 @@ def test_what_is_no_log_is_refused() -> None:
     newer[8] = 9
     with pytest.raises(ValueError, match="version 9"):
         read_header(bytes(newer))
+
+
+def test_what_a_records_data_says_is_no_promise_of_the_log() -> None:
+    """Data that looks like a record behind itself, of a batch that is torn: the log ends there, and is not damaged."""
+    data, records, _ = write([[b"kept"]])
+    at = len(data) + RECORD
+    forged = record(b"", at, at, LOG)
+    torn = bytearray(data + record(forged + b"x" * 50, len(data), len(data), LOG) + forged + b"x" * 50)
+    torn[-1] ^= 1
+    for cut in (len(torn), len(torn) - 1, at + RECORD, at + RECORD + 1):
+        found, end = read(bytes(torn[:cut]))
+        assert found == records
+        assert (end.offset, end.damage) == (len(data), None)
+    whole = bytes(torn) + record(b"next", len(torn), len(torn), LOG) + b"next"
+    assert read(whole)[1].damage == len(data)  # what is behind it does say that it was durable

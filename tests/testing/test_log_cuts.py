@@ -22,7 +22,7 @@ import aioring
 from aioring import Log
 from aioring.streams import log_file
 from aioring.streams.commits import Commits
-from aioring.testing import Cut, Disk, Recording, Scripted, Trace, assert_synced, check, power_cuts
+from aioring.testing import Cut, Disk, Trace, assert_synced, check
 from tests.testing.test_power_cuts import REAL, record
 
 SYNCS = ("open_datasync", "fdatasync")
@@ -95,7 +95,8 @@ def is_right(found: list[bytes], acknowledged: list[bytes], asked: list[bytes]) 
 
 def stands(folder: Path, cut: Cut) -> None:
     asked = cut.noted("asked")
-    logs = sorted(folder.glob("log.*"))
+    # (Between two steps of a rotation the file has both names.)
+    logs = [path for path in sorted(folder.glob("log.*")) if not path.samefile(folder / "log")]
     found = records_of(*logs, folder / "log")
     is_right(found, cut.noted("ack"), asked)
     # It goes on, and what was torn does not come back behind what is appended in its place.
@@ -210,7 +211,8 @@ def look_after(where: Path, said: bytes) -> int:
     lines = said.split(b"\n")
     acknowledged = [line[4:] for line in lines[:-1] if line.startswith(b"ack ")]
     asked = [line[6:] for line in lines if line.startswith(b"asked ")]
-    found = records_of(*sorted(where.parent.glob("log.*")), where)
+    archives = [path for path in sorted(where.parent.glob("log.*")) if not path.samefile(where)]
+    found = records_of(*archives, where)
     is_right(found, acknowledged, asked)
     return len(acknowledged)
 
@@ -307,8 +309,6 @@ def test_a_missing_fsync_when_it_is_opened_is_found(
 
         async def unsynced(ring: aioring.Ring, file: Any) -> None:
             file.log = 7
-            fd = os.dup(file.fd)
-            os.close(fd)
             plain = await ring.open(file.path, os.O_WRONLY)
             await ring.write(plain, 0, log_file.write_header(7))
             await ring.close(plain)
@@ -332,8 +332,9 @@ def test_a_missing_fsync_when_it_is_opened_is_found(
     trace = record(program, tmp_path, 5, faults)
     with pytest.raises(AssertionError):
         check(trace, None, stands)
-    with pytest.raises(AssertionError, match="nothing covers"):
-        assert_synced(trace, "ack")
+    if missing != "the header":  # (which has none of the bytes that are promised)
+        with pytest.raises(AssertionError, match="nothing covers"):
+            assert_synced(trace, "ack")
 
 
 def test_what_an_fsync_that_failed_has_left_is_made_sure_before_it_is_read(tmp_path: Path) -> None:
@@ -398,6 +399,36 @@ def test_assert_synced_says_what_is_wrong(tmp_path: Path) -> None:
         assert_synced(trace, "nothing")
     with pytest.raises(ValueError, match=r"Trace\(\)"):
         assert_synced(Trace(data=False), "right")
-    assert list(power_cuts(trace, Disk(samples=0)))
-    assert isinstance(Recording("sync", trace), Recording)
-    assert Scripted(1).name == "scripted"
+
+
+def test_assert_synced_knows_what_was_written_over(tmp_path: Path) -> None:
+    async def program(ring: aioring.Ring, trace: Trace, folder: Path) -> None:
+        fd = await ring.open(folder / "file", os.O_WRONLY)
+        await ring.write(fd, 0, b"promised")
+        await ring.fsync(fd)
+        await ring.write(fd, 4, b"XXXX")
+        trace.note("gone", b"promised")
+        await ring.write(fd, 0, b"promised!")
+        await ring.fsync(fd)
+        await ring.write(fd, 8, b"?")
+        trace.note("there", b"promised")
+        with pytest.raises(OSError, match="Input/output"):
+            await ring.fsync(fd)
+        await ring.write(fd, 0, b"prom")
+        await ring.write(fd, 4, b"ised?")
+        await ring.fsync(fd)
+        trace.note("in two halves")
+        await ring.write(fd, 100, b"cut")
+        await ring.fsync(fd)
+        await ring.truncate(fd, 101)
+        trace.note("cut", b"cut")
+        await ring.close(fd)
+
+    (tmp_path / "file").touch()
+    trace = record(program, tmp_path, 9, {("fsync", 3): errno.EIO})
+    with pytest.raises(AssertionError, match=r"nothing covers|written over"):
+        assert_synced(trace, "gone")
+    assert assert_synced(trace, "there")
+    assert assert_synced(trace, "in two halves")
+    with pytest.raises(AssertionError, match="nothing covers"):
+        assert_synced(trace, "cut")
