@@ -55,7 +55,17 @@ try:
         wrap_file,
         write_file,
     )
-    from .streams import Block, Log, ReadStream, StreamStats, WriteStream, read_stream, write_stream
+    from .streams import (
+        Block,
+        Log,
+        ReadStream,
+        StreamStats,
+        WriteStream,
+        copy_file,
+        copy_tree,
+        read_stream,
+        write_stream,
+    )
 except ImportError as _error:
     # Files need anyio. `aioring doctor` runs where it is missing, and has to say what else is wrong.
     if _error.name != "anyio":
@@ -101,6 +111,8 @@ __all__ = [
     "WrongLoopError",
     "alloc",
     "append_file",
+    "copy_file",
+    "copy_tree",
     "get_ring",
     "in_flight",
     "loop_lag",

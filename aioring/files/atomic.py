@@ -17,8 +17,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from anyio import CancelScope
 
@@ -27,7 +29,9 @@ from ..ring import Ring
 from .put import Pieces
 from .ring_io import close_fd
 
-__all__ = ["replace"]
+__all__ = ["Dup", "Plan", "plan_of", "put_in_place", "replace"]
+
+T = TypeVar("T")
 
 _O_TMPFILE = getattr(os, "O_TMPFILE", 0)
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)  # open(2): the file system, an old kernel
@@ -35,7 +39,7 @@ _NOT_OURS_TO_SET = (errno.EPERM, errno.EACCES, errno.EOPNOTSUPP)
 _TRIES = 100
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     target: Any  # what a symbolic link leads to
     folder: Any
     status: os.stat_result | None  # of what is there
@@ -53,9 +57,17 @@ class _Source(Exception):
 
 
 async def replace(ring: Ring, path: Any, pieces: Pieces, durable: bool, mode: int | None) -> int:
-    plan = await ring.run(_plan, path)
+    """Make `pieces` all that the file has: how many bytes that was."""
+    plan = await ring.run(plan_of, path)
+
+    async def fill(fd: int) -> int:
+        size = 0
+        while (piece := await _next(pieces)) is not None:
+            size += await ring.write(fd, size, piece)
+        return size
+
     try:
-        return await _replace(ring, plan, pieces, durable, mode)
+        return await put_in_place(ring, plan, fill, partial(_dress, plan, mode), durable)
     except OSError as error:
         # It is about this file, whatever was done it with.
         error.filename, error.filename2 = path, None
@@ -71,14 +83,17 @@ async def _next(pieces: Pieces) -> memoryview | None:
         raise _Source(error) from None
 
 
-async def _replace(ring: Ring, plan: _Plan, pieces: Pieces, durable: bool, mode: int | None) -> int:
+async def put_in_place(
+    ring: Ring, plan: Plan, fill: Callable[[int], Awaitable[T]], dress: Callable[[Dup], None], durable: bool
+) -> T:
+    """Make a new file, have it filled (`fill` is given its fd) and dressed (`dress`, on a worker: who owns it, who may read
+    it), and put it in the place of the old one. What `fill` returns."""
     fd, name = await _make(ring, plan)
-    folder, size = -1, 0
+    folder = -1
     try:
         try:
-            while (piece := await _next(pieces)) is not None:
-                size += await ring.write(fd, size, piece)
-            await ring.run(_dress, _Dup(fd), plan, mode)
+            filled = await fill(fd)
+            await ring.run(dress, Dup(fd))
             if durable:
                 await ring.fsync(fd)
                 folder = await ring.open(plan.folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -104,7 +119,7 @@ async def _replace(ring: Ring, plan: _Plan, pieces: Pieces, durable: bool, mode:
             raise
         if durable:
             await ring.fsync(folder)
-        return size
+        return filled
     finally:
         try:
             if fd >= 0:
@@ -124,18 +139,18 @@ async def _remove(ring: Ring, name: Any) -> None:
             os.unlink(name)
 
 
-async def _make(ring: Ring, plan: _Plan) -> tuple[int, Any]:
+async def _make(ring: Ring, plan: Plan) -> tuple[int, Any]:
     """A new file in the folder, and its name, if it had to have one."""
     if plan.unnamed:
         try:
-            return await ring.open(plan.folder, os.O_WRONLY | _O_TMPFILE, 0o600), None
+            return await ring.open(plan.folder, os.O_RDWR | _O_TMPFILE, 0o600), None
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
     for _ in range(_TRIES):
         name = _new_name(plan)
         try:
-            return await ring._create(name, os.O_WRONLY, 0o600), name
+            return await ring._create(name, os.O_RDWR, 0o600), name
         except FileExistsError:
             continue
         except BaseException:
@@ -144,7 +159,7 @@ async def _make(ring: Ring, plan: _Plan) -> tuple[int, Any]:
     raise os_error(errno.EEXIST, plan.target)
 
 
-def _new_name(plan: _Plan) -> Any:
+def _new_name(plan: Plan) -> Any:
     """Short: the target's own may be as long as names can be."""
     name: Any = f".aioring-{os.urandom(8).hex()}"
     return os.path.join(plan.folder, os.fsencode(name) if isinstance(plan.folder, bytes) else name)
@@ -153,7 +168,7 @@ def _new_name(plan: _Plan) -> Any:
 # --- on a worker ------------------------------------------------------------------------------------------------------
 
 
-def _plan(path: Any) -> _Plan:
+def plan_of(path: Any) -> Plan:
     """What is at `path`, and what is to be kept of it. `OSError` for what cannot be replaced."""
     status = None
     try:
@@ -173,7 +188,7 @@ def _plan(path: Any) -> _Plan:
             raise os_error(errno.EACCES, path)
         attributes = _attributes(target)
     unnamed = bool(_O_TMPFILE) and os.path.isdir("/proc/self/fd")
-    return _Plan(target, os.path.dirname(target), status, attributes, unnamed, _umask())
+    return Plan(target, os.path.dirname(target), status, attributes, unnamed, _umask())
 
 
 def _attributes(target: Any) -> dict[Any, bytes]:
@@ -201,7 +216,7 @@ def _umask() -> int:
     return mask
 
 
-class _Dup:
+class Dup:
     """An fd for a call on a worker, which goes on when its caller is cancelled and closes the file: it has its own.
     (Freed with the call, whether or not that ever ran.)"""
 
@@ -215,7 +230,7 @@ class _Dup:
             os.close(self.fd)
 
 
-def _dress(own: _Dup, plan: _Plan, mode: int | None) -> None:
+def _dress(plan: Plan, mode: int | None, own: Dup) -> None:
     """Give the new file what the old one had: the owner first, since chown(2) takes setuid off, the mode last, since an ACL
     among the attributes changes it."""
     fd, old = own.fd, plan.status

@@ -294,6 +294,21 @@ class WriteStream:
             self._ask_buffer(engine)
         await self._wait(engine, 0)
 
+    async def _skip_to(self, offset: int) -> None:
+        """Go on there, further behind: what is between is a hole. (Of a file that had nothing there.)"""
+        if offset == self.tell() and self._state == "open":
+            return
+        async with self._lock:
+            engine = await self._ready()
+            if offset != self.tell():
+                await self._flush(engine)
+                memory, self._memory, self._view = self._memory, None, None
+                if memory is not None and self._ring is not None:
+                    self._ring._memory_pool().give(memory)
+                self._base, self._fill, self._old = offset, 0, 0
+                if self._sector:
+                    await self._begin_with_a_sector(offset)
+
     async def _flush_sectors(self, engine: Engine) -> None:
         """Whole sectors as ever; then what is behind the last of them, by who can, which stays here as well."""
         fill = self._fill

@@ -1,0 +1,270 @@
+"""Copying a tree: each file as `copy_file.py` does it, some at a time; into a folder that has another name until it is
+whole.
+
+    walk (on a worker)  ->  folders  ->  files, special files, links  ->  hard links  ->  what folders have  ->  rename
+
+Names that are hard links of one another in the source are in the copy, too. Symbolic links are copied as links. What is no
+file (FIFOs, sockets, devices) is made anew and not read, as by cp -a.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import anyio
+
+from ..errors import RingClosedError, os_error
+from ..files.atomic import Dup
+from ..files.folders import sync_folder
+from ..files.put import named
+from ..files.ring_io import close_fd
+from ..ring import Ring, get_ring
+from .copy_file import Copying, Progress, Told, dress_as
+
+__all__ = ["copy_tree"]
+
+_AT_ONCE = 8  # files that are being copied
+
+
+class _Entry(NamedTuple):
+    path: Any  # below the tree's folder
+    status: os.stat_result
+
+
+class _Tree(NamedTuple):
+    """What is in a folder. `links`: further names of files, and the one that comes first."""
+
+    root: os.stat_result
+    folders: list[_Entry]
+    files: list[_Entry]
+    others: list[_Entry]
+    links: list[tuple[Any, Any]]
+    size: int
+
+
+async def copy_tree(
+    source: Any,
+    target: Any,
+    *,
+    progress: Progress | None = None,
+    direct: bool | Literal["try"] = False,
+    reflink: Literal["auto", "always", "never"] | bool = "auto",
+    sparse: bool = True,
+    preserve: bool = True,
+    durable: bool = False,
+    ring: Ring | None = None,
+) -> int:
+    """Copy a folder and all that is in it to `target`, which must not be there; returns how many bytes its files have.
+
+    Nothing is at `target` before all of it is: the copy is made beside it, under a name that begins with ".aioring-", and
+    renamed. Symbolic links stay links, hard links within the tree stay hard links. FIFOs, sockets and devices are made anew
+    (mknod(2)).
+
+    Parameters as `copy_file`; `progress` tells of the whole tree. `preserve` is about folders and links, too. `durable`:
+    files and folders are on the disk when it returns.
+
+    Cancelled, or with an error, it leaves nothing.
+
+    Raises:
+        FileExistsError: there is something at `target`.
+        NotADirectoryError: `source` is no folder.
+        OSError: EINVAL: `target` is inside `source`; else as `copy_file`, with the name of the file; EPERM: a device may
+            not be made.
+    """
+    here = get_ring() if ring is None else ring
+    copying = Copying(here, direct, reflink, sparse, preserve, durable)
+    name, to = os.fspath(source), os.fspath(target)
+    if isinstance(name, bytes) != isinstance(to, bytes):
+        name, to = os.fsencode(name), os.fsencode(to)
+    made = await here._run_out(_begin, name, to)
+    try:
+        tree = await here.run(_walk, name)
+        told = Told(progress, tree.size)
+        told.begin()
+        await here.run(_make_folders, made, tree.folders)
+        size = await _files(here, copying, name, made, tree.files, told)
+        await here.run(_finish, name, made, tree, preserve)
+        if durable:
+            for folder in (*reversed(tree.folders), None):
+                await sync_folder(here, made if folder is None else os.path.join(made, folder.path))
+        await here._run_out(_put, made, to)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        await _remove(here, made)
+        raise
+    if durable:
+        await sync_folder(here, os.path.dirname(made))
+    return size
+
+
+async def _files(ring: Ring, copying: Copying, source: Any, made: Any, files: list[_Entry], told: Told) -> int:
+    """All regular files, some at a time."""
+    left, total = iter(files), 0
+    failed: list[BaseException] = []
+
+    async def some() -> None:
+        nonlocal total
+        for entry in left:
+            if failed:
+                return
+            try:
+                total += await _one(
+                    ring, copying, os.path.join(source, entry.path), os.path.join(made, entry.path), told
+                )
+            except Exception as error:
+                failed.append(error)
+                return
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(_AT_ONCE, len(files))):
+            group.start_soon(some)
+    if failed:
+        try:
+            raise failed[0]
+        finally:
+            failed.clear()
+    return total
+
+
+async def _one(ring: Ring, copying: Copying, source: Any, target: Any, told: Told) -> int:
+    fd = await ring.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        status = await ring.stat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file any more", source)
+        made = await ring._create(target, os.O_RDWR, 0o600 if copying.preserve else 0o666)
+        try:
+            size = await copying.content(fd, source, made, status, told)
+            if copying.preserve:
+                await ring.run(partial(dress_as, Dup(fd), status), Dup(made))
+            if copying.durable:
+                await ring.fsync(made)
+            return size
+        except OSError as error:
+            raise named(error, target) from None
+        finally:
+            await close_fd(ring, made)
+    finally:
+        await close_fd(ring, fd)
+
+
+async def _remove(ring: Ring, made: Any) -> None:
+    with suppress(OSError):
+        try:
+            with anyio.CancelScope(shield=True):
+                await ring._run_out(partial(shutil.rmtree, made, ignore_errors=True))
+        except RingClosedError:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+# --- on a worker ------------------------------------------------------------------------------------------------------
+
+
+def _begin(source: Any, target: Any) -> Any:
+    """Whether it may be: then a folder beside the target."""
+    if not stat.S_ISDIR(os.stat(source).st_mode):
+        raise os_error(errno.ENOTDIR, source)
+    if os.path.lexists(target):
+        raise os_error(errno.EEXIST, target)
+    slash: Any = b"/" if isinstance(target, bytes) else "/"
+    here: Any = b"." if isinstance(target, bytes) else "."
+    above: Any = os.path.realpath(os.path.dirname(target.rstrip(slash)) or here)
+    inside, inner = os.path.realpath(source), above
+    while True:
+        if inner == inside:
+            raise OSError(errno.EINVAL, "the target is inside of what is to be copied", source, None, target)
+        if os.path.dirname(inner) == inner:
+            break
+        inner = os.path.dirname(inner)
+    name: Any = f".aioring-{os.urandom(8).hex()}"
+    made: Any = os.path.join(above, os.fsencode(name) if isinstance(target, bytes) else name)
+    try:
+        os.mkdir(made, 0o700)
+    except OSError as error:
+        raise os_error(error.errno or errno.EIO, target) from None
+    return made
+
+
+def _walk(source: Any) -> _Tree:
+    folders: list[_Entry] = []
+    files: list[_Entry] = []
+    others: list[_Entry] = []
+    links: list[tuple[Any, Any]] = []
+    first: dict[tuple[int, int], Any] = {}
+    size = 0
+    empty: Any = b"" if isinstance(source, bytes) else ""
+    todo = [empty]
+    while todo:
+        below = todo.pop()
+        for item, status in _entries(os.path.join(source, below) if below else source):
+            path = os.path.join(below, item) if below else item
+            entry = _Entry(path, status)
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(entry)
+                todo.append(path)
+                continue
+            if status.st_nlink > 1:
+                identity = (status.st_dev, status.st_ino)
+                if identity in first:
+                    links.append((path, first[identity]))
+                    continue
+                first[identity] = path
+            if stat.S_ISREG(status.st_mode):
+                files.append(entry)
+                size += status.st_size
+            else:
+                others.append(entry)
+    return _Tree(os.stat(source), folders, files, others, links, size)
+
+
+def _entries(folder: Any) -> Iterator[tuple[Any, os.stat_result]]:
+    with os.scandir(folder) as found:
+        for item in found:
+            yield item.name, item.stat(follow_symlinks=False)
+
+
+def _make_folders(made: Any, folders: list[_Entry]) -> None:
+    for entry in folders:
+        os.mkdir(os.path.join(made, entry.path), 0o700)
+
+
+def _finish(source: Any, made: Any, tree: _Tree, preserve: bool) -> None:
+    """What needs no reading; last what folders have: to write into them changes their times."""
+    for path, status in tree.others:
+        old, new = os.path.join(source, path), os.path.join(made, path)
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(old), new)
+        else:
+            os.mknod(new, status.st_mode, status.st_rdev)
+        if preserve:
+            _dress(old, new, status)
+    for path, first in tree.links:
+        os.link(os.path.join(made, first), os.path.join(made, path), follow_symlinks=False)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for path, status in (*reversed(tree.folders), (None, tree.root)):
+        old, new = (source, made) if path is None else (os.path.join(source, path), os.path.join(made, path))
+        if preserve:
+            _dress(old, new, status)
+        else:
+            os.chmod(new, 0o777 & ~mask)
+
+
+def _dress(old: Any, new: Any, status: os.stat_result) -> None:
+    with suppress(PermissionError):
+        os.chown(new, status.st_uid, status.st_gid, follow_symlinks=False)
+    shutil.copystat(old, new, follow_symlinks=False)
+
+
+def _put(made: Any, target: Any) -> None:
+    if os.path.lexists(target):
+        raise os_error(errno.EEXIST, target)
+    os.rename(made, target)
