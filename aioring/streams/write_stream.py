@@ -9,8 +9,9 @@ next is gathered; whoever writes faster than the disk takes waits.
   PostgreSQL's `backend_flush_after`, but with waiting), so that its fsync has little to do; of another they are only
   started, so that the kernel need not write all of it at some moment of its own. An error of theirs is one of the stream:
   the kernel tells each fd once (`file_check_and_advance_wb_err`), and fsync would not say it again.
-* Past the page cache whole sectors are written. What is not one, at the end of the file and where `flush` is asked, is
+* Past the page cache whole sectors are written. What is not one, at the start, at the end and where `flush` is asked, is
   written by `DirectIo` (files/rewrite.py), and stays in the buffer, so that the next I/O begins with a sector again.
+  Whoever writes the same file by something else meanwhile may have his part of such a sector undone.
 
 Kernel memory: what is gathered lies in memory of the ring's pool; its handle has a view of it, and stands in the engine's
 `live` until its completion, whatever becomes of the stream (invariant 1). It goes back to the pool then. `bytes` of the
@@ -20,8 +21,6 @@ caller's, which nobody can change, are written from where they are, and held by 
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import warnings
 from collections import deque
 from contextlib import suppress
@@ -36,19 +35,16 @@ from .. import loops
 from ..buffers import Memory, lent_bytes
 from ..engine import Engine
 from ..errors import RingClosedError, again, os_error
-from ..files import BinaryFile, RawFile, TextFile, direct as past, modes
+from ..files import direct as past
 from ..files.direct_io import given_back
-from ..files.folders import folder_of, sync_folder
-from ..files.opening import open_raw
+from ..files.folders import sync_folder
 from ..files.put import named
-from ..files.raw import Raw
-from ..files.ring_io import close_fd, drop_fd
 from ..handle import Handle
 from ..kernel import abi
 from ..loops.outcome import Outcome, begun
 from ..operations import WRITE
 from ..ring import Ring, define, get_ring
-from ..ring.define import descriptor
+from .written import Written
 
 __all__ = ["WriteStream", "write_stream"]
 
@@ -56,8 +52,7 @@ _WINDOW = 16 << 20  # bytes that are written between two calls of sync_file_rang
 _SYNCING = 2  # of them at most are waited for at a time
 _START = abi.SYNC_FILE_RANGE_WRITE
 _WAIT = abi.SYNC_FILE_RANGE_WAIT_BEFORE | abi.SYNC_FILE_RANGE_WRITE | abi.SYNC_FILE_RANGE_WAIT_AFTER
-_FILES = (BinaryFile, RawFile)
-_MODE = modes.parse("wb")
+_UNIT = 64 << 10  # bytes that are gathered for one unit of the tick's budget
 _NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP)
 
 
@@ -87,11 +82,11 @@ class WriteStream:
         self._state = "new"
         self._lock = anyio.Lock()
         self._closing: Outcome[bool] | None = None
+        self._syncing_all: Outcome[bool] | None = None
         self._error: BaseException | None = None
-        # The file.
-        self._raw: Raw | None = None
+        self._file = Written(file)
         self._fd = -1
-        self._path: Any = None  # of what is to be closed here
+        self._budget: Any = None
         self._sector = 0  # of O_DIRECT; 0: through the page cache
         # What is gathered: `_fill` bytes of the buffer, which begins at `_base`, of which the file has `_old` already.
         self._memory: Memory | None = None
@@ -144,68 +139,104 @@ class WriteStream:
             RingClosedError, WrongLoopError: as every operation of a ring.
         """
         view = lent_bytes(data)
-        n = view.nbytes
-        fill = self._fill
-        room = self._view
-        if room is not None and n < len(room) - fill and self._state == "open" and not self._lock.locked():
-            room[fill : fill + n] = view
-            self._fill = fill + n
+        try:
+            n = view.nbytes
+            fill, room, budget = self._fill, self._view, self._budget
+            if (
+                room is not None
+                and n < len(room) - fill
+                and budget.left
+                > 0  # it suspends nowhere: the tick's share is spent some time, and a closed ring has none
+                and self._error is None
+                and self._state == "open"
+                and not self._lock.locked()
+            ):
+                budget.left -= 1
+                room[fill : fill + n] = view
+                self._fill = fill + n
+                return n
+            async with self._lock:
+                engine = await self._ready()
+                await engine.loop.checkpoint()
+                self._check()
+                await self._put(engine, view, type(data) is bytes and not self._sector)
             return n
-        async with self._lock:
-            engine = await self._ready()
-            await engine.loop.checkpoint()
-            self._check()
-            await self._put(engine, data, view)
-        return n
+        finally:
+            del view, data  # an exception holds this frame: it must not hold the caller's memory
 
-    async def _put(self, engine: Engine, data: Any, view: memoryview) -> None:
-        at, n = 0, view.nbytes
-        lasting = type(data) is bytes and not self._sector
-        while at < n:
-            into = self._view
-            if into is None:
-                await self._wait(engine, self._max_ios - 1)
-                if lasting and n - at >= self._combine:
-                    self._ask_write(engine, view[at : at + self._combine], None)
-                    at += self._combine
-                    continue
-                into = self._begin()
-            fill = self._fill
-            part = view[at : at + len(into) - fill]
-            into[fill : fill + len(part)] = part
-            self._fill = fill + len(part)
-            at += len(part)
-            if self._fill == len(into):
-                self._ask_buffer(engine)
+    async def _put(self, engine: Engine, view: memoryview, lasting: bool) -> None:
+        """`lasting`: nobody can change it."""
+        at, n, budget = 0, view.nbytes, engine.budget
+        try:
+            while at < n:
+                into = self._view
+                if into is None:
+                    await self._wait(engine, self._max_ios - 1)
+                    await budget.turn()
+                    budget.left -= self._combine // _UNIT
+                    if lasting and n - at >= self._combine:
+                        self._ask_write(engine, view[at : at + self._combine], None)
+                        at += self._combine
+                        continue
+                    into = self._begin()
+                fill = self._fill
+                more = min(len(into) - fill, n - at)
+                into[fill : fill + more] = view[at : at + more]
+                self._fill = fill + more
+                at += more
+                if self._fill == len(into):
+                    if self._base % (self._sector or 1):
+                        await self._write_odd()
+                        self._let_go_of_buffer()
+                    else:
+                        self._ask_buffer(engine)
+            if budget.left <= 0:
+                await budget.turn()
+        finally:
+            del view
 
-    def _begin(self, old: bytes = b"") -> Any:
-        """Gather anew, where the last I/O ended; `old`: what the file has from there on already."""
+    def _begin(self) -> Any:
+        """Gather anew, where the last I/O ended: past the page cache to the end of that sector first."""
         assert self._ring is not None
-        self._memory = memory = self._ring._memory_pool().take(self._combine)
-        self._view = view = memory.view(self._combine)
-        view[: len(old)] = old
-        self._fill = self._old = len(old)
+        sector = self._sector or 1
+        memory = self._ring._memory_pool().take(self._combine)
+        view = memory.view(sector - self._base % sector if self._base % sector else self._combine)
+        self._old = self._fill = 0
+        self._memory, self._view = memory, view
         return view
 
     def _ask_buffer(self, engine: Engine) -> None:
         """Write what is gathered."""
-        memory, fill = self._memory, self._fill
-        if memory is None or fill == self._old:
-            return
-        view, self._view, self._memory, self._old = self._view[:fill], None, None, 0
-        self._ask_write(engine, view, memory)
+        if self._memory is not None and self._fill > self._old:
+            self._ask_write(engine, self._view[: self._fill], self._memory)
 
     def _ask_write(self, engine: Engine, view: memoryview, memory: Memory | None) -> None:
         n = view.nbytes
         handle = Handle(WRITE, self._fd, self._base, n)
         handle.view = view
-        self._base, self._fill = self._base + n, 0
-        piece = _Piece(handle, self._base, memory)
+        piece = _Piece(handle, self._base + n, memory)
         handle.on_done = partial(self._landed, piece)
-        self._in_flight.add(piece)
-        self._line.append(piece)
-        engine.ask(handle)
-        engine.flush()  # it need not wait until its writer waits
+        in_flight, line = self._in_flight, self._line
+        # Stores: struck by KeyboardInterrupt before them, it is still gathered, and behind them, it fails.
+        self._base, self._fill, self._old = self._base + n, 0, 0
+        if memory is not None:
+            self._memory = self._view = None
+        try:
+            in_flight.add(piece)
+            line.append(piece)
+            engine.ask(handle)
+            engine.flush()  # it need not wait until its writer waits
+        except BaseException:
+            engine.forsake(handle)
+            raise
+
+    def _let_go_of_buffer(self) -> None:
+        """It has been written otherwise, up to `_fill`."""
+        memory, ring = self._memory, self._ring
+        self._base, self._fill, self._old = self._base + self._fill, 0, 0
+        self._memory = self._view = None
+        if memory is not None and ring is not None:
+            ring._memory_pool().give(memory)
 
     def _landed(self, piece: _Piece, handle: Handle) -> None:
         """`on_done`. Harmless when done twice."""
@@ -228,10 +259,10 @@ class WriteStream:
     def _fail(self, handle: Handle) -> None:
         try:
             self._ring._started.take(handle)  # type: ignore[union-attr]
-        except BaseException as error:
+        except Exception as error:
             if self._error is None:
                 if isinstance(error, OSError):
-                    named(error, self._path)
+                    named(error, self._file.path)
                 self._error = error.with_traceback(None)
 
     def _pace(self) -> None:
@@ -302,47 +333,68 @@ class WriteStream:
             engine = await self._ready()
             if offset != self.tell():
                 await self._flush(engine)
-                memory, self._memory, self._view = self._memory, None, None
-                if memory is not None and self._ring is not None:
-                    self._ring._memory_pool().give(memory)
-                self._base, self._fill, self._old = offset, 0, 0
-                if self._sector:
-                    await self._begin_with_a_sector(offset)
+                self._let_go_of_buffer()
+                self._base = offset
 
     async def _flush_sectors(self, engine: Engine) -> None:
-        """Whole sectors as ever; then what is behind the last of them, by who can, which stays here as well."""
+        """Whole sectors as ever; then what is behind the last of them, by who can, which stays here as well: the next I/O
+        is to begin with a sector again."""
         fill = self._fill
-        rest = fill % self._sector
-        if fill == self._old:
+        rest = 0 if self._base % self._sector else fill % self._sector
+        if fill == self._old or self._memory is None:
             return
-        tail = bytes(self._view[fill - rest : fill])
-        if rest < fill:
-            self._fill -= rest
-            self._ask_buffer(engine)
-            self._begin(tail)
-            self._old = 0
-        if rest:
-            await self._wait(engine, 0)  # nothing else is to make the file longer meanwhile
-            raw, old = self._raw, self._old
-            assert raw is not None
-            assert raw.direct is not None
+        if rest and rest < fill:
+            memory = self._memory
+            assert self._ring is not None
+            next_ = self._ring._memory_pool().take(self._combine)
+            view = next_.view(self._combine)
+            view[:rest] = self._view[fill - rest : fill]
+            whole = self._view[: fill - rest]
+            self._fill = fill - rest
             try:
-                await raw.direct.pwrite(raw, tail[old:], self._base + old)
-            except OSError as error:
-                self._error = named(error, self._path).with_traceback(None)
-                self._check()
-            self._old = rest
+                self._ask_write(engine, whole, memory)
+            finally:
+                self._memory, self._view, self._fill = next_, view, rest
+        elif not rest and not self._base % self._sector:
+            self._ask_buffer(engine)
+            return
+        await self._wait(engine, 0)  # nothing else is to make the file longer meanwhile
+        await self._write_odd()
+
+    async def _write_odd(self) -> None:
+        """What is gathered and is no whole sector: read, changed and written by `DirectIo`, who keeps others away."""
+        raw, old, fill = self._file.raw, self._old, self._fill
+        assert raw is not None
+        assert raw.direct is not None
+        try:
+            await raw.direct.pwrite(raw, bytes(self._view[old:fill]), self._base + old)
+        except OSError as error:
+            self._error = self._error or named(error, self._file.path).with_traceback(None)
+            self._check()
+        self._old = fill
 
     async def _sync(self) -> None:
-        ring = self._ring
+        """fsync(2) serves what was complete when it was submitted; its error is told once, and must not be lost with a
+        caller who was cancelled."""
+        ring, job = self._ring, self._syncing_all
         assert ring is not None
+        if job is not None:
+            await job.wait()
+        self._check()
+        self._syncing_all = job = begun(ring._engine.loop, partial(self._sync_all, ring), "fsync of a write stream")
+        await job.wait()
+        self._check()
+
+    async def _sync_all(self, ring: Ring) -> bool:
         try:
             await ring.fsync(self._fd)
-            if self._path is not None:
-                await sync_folder(ring, await ring.run(folder_of, self._path))
-        except OSError as error:
-            self._error = self._error or named(error, self._path).with_traceback(None)
-            raise
+            if self._file.folder is not None:
+                await sync_folder(ring, self._file.folder)
+        except Exception as error:
+            if isinstance(error, OSError):
+                named(error, self._file.path)
+            self._error = self._error or error.with_traceback(None)
+        return True
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
@@ -379,26 +431,30 @@ class WriteStream:
     async def _end(self, abort: bool) -> None:
         ring, closing = self._ring, self._closing
         if closing is None:
-            was, self._state = self._state, "closed"
-            if was != "open" or ring is None:
+            if self._state == "new" or ring is None or self._file.fd < 0:
+                self._state = "closed"  # whoever is opening it sees that
                 return
             if ring.closed:
-                self._drop()
+                self._state = "closed"
+                self._file.drop()
                 if not abort and (self._fill > self._old or self._error is not None or self._durable):
                     raise RingClosedError("the ring was closed before this was done: writing a stream to its end")
                 return
             closing = begun(ring._engine.loop, partial(self._close, ring._engine, abort), "close of a write stream")
-            self._closing = closing
+            self._closing, self._state = closing, "closed"
         elif closing.over:
             return
-        await closing.result()
+        if abort and ring is not None and not ring.closed:
+            self._error = self._error or os_error(errno.ECANCELED, self._file.path)
+            for piece in list(self._in_flight):
+                ring._engine.cancel(piece.handle)
+            with suppress(OSError):
+                await closing.result()
+        else:
+            await closing.result()
 
     async def _close(self, engine: Engine, abort: bool) -> bool:
         try:
-            if abort:
-                self._error = self._error or os_error(errno.ECANCELED, self._path)
-                for piece in list(self._in_flight):
-                    engine.cancel(piece.handle)
             async with self._lock:
                 if not abort:
                     await self._flush(engine)
@@ -412,31 +468,8 @@ class WriteStream:
             self._most = 0
             if not self.finished():
                 await engine.loop.park(self, loops.at_once)
-            await self._close_file()
+            await self._file.close(self.tell(), whole=self._error is None)
         return True
-
-    async def _close_file(self) -> None:
-        """Ours; of another's the position is left behind what was written."""
-        raw, ring = self._raw, self._ring
-        assert raw is not None
-        assert ring is not None
-        fd, raw.fd = raw.fd, -1
-        if self._path is not None:
-            await close_fd(ring, fd)
-        elif self._error is None:
-            with suppress(OSError, ValueError):  # it has been closed
-                if isinstance(self._target, _FILES):
-                    await self._target.seek(self.tell())
-                else:
-                    os.lseek(fd, self.tell(), os.SEEK_SET)
-
-    def _drop(self) -> None:
-        """Nobody can close it in the proper way."""
-        raw = self._raw
-        if raw is not None and raw.fd >= 0:
-            fd, raw.fd = raw.fd, -1
-            if self._path is not None:
-                drop_fd(None if self._ring is None else self._ring._started, fd)
 
     async def _ready(self) -> Engine:
         """The engine of a stream that is open."""
@@ -458,50 +491,22 @@ class WriteStream:
 
     async def _open(self) -> None:
         ring = self._ring = get_ring() if self._given_ring is None else self._given_ring
-        target, start, direct = self._target, 0, self._direct
-        if isinstance(target, (str, bytes, os.PathLike)):
-            self._path = path = os.fspath(target)
-            raw = await open_raw(ring, path, _MODE, True, None, False, direct)
-        else:
-            if isinstance(target, TextFile):
-                raise TypeError("a write stream writes bytes: open the file with 'b' in its mode")
-            fd = descriptor(target)
-            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_APPEND:
-                raise os_error(errno.EINVAL, note="aioring: to an fd with O_APPEND nothing can be written at an offset")
-            if isinstance(target, _FILES):
-                await target.flush()
-                start = await target.tell()
-            else:
-                start = os.lseek(fd, 0, os.SEEK_CUR)
-            raw = await open_raw(ring, fd, _MODE, False, None, True, direct)
-        self._raw, self._fd = raw, raw.fd
-        try:
-            if not raw.seekable or raw.streams:
-                raise os_error(errno.ESPIPE, self._path, note="aioring: a write stream writes what can seek")
-            self._sector = 0 if raw.direct is None else raw.direct.sector
-            self._base = self._written = self._paced = start
-            if self._sector:
-                await self._begin_with_a_sector(start)
-        except BaseException:
-            self._state = "closed"
-            self._drop()
-            raise
+        file = self._file
+        start = await file.open(ring, self._direct, self._durable)
+        self._fd, self._sector = file.fd, file.sector
+        if self._sector:
+            self._combine = -(-self._combine // self._sector) * self._sector
+        self._base = self._written = self._paced = start
+        self._budget = ring._engine.budget
+        if self._state == "closed":
+            file.drop()
+            raise ValueError("I/O operation on closed write stream")
         self._state = "open"
-
-    async def _begin_with_a_sector(self, start: int) -> None:
-        """Past the page cache what stands before the start, in its sector, is written with it."""
-        sector = self._sector
-        self._combine = -(-self._combine // sector) * sector
-        before = start % sector
-        if before:
-            self._base = start - before
-            raw: Any = self._raw
-            self._begin((await raw.direct.pread(raw, before, self._base)).ljust(before, b"\0"))
 
     def __del__(self) -> None:
         if getattr(self, "_state", "") == "open":
             self._state = "closed"
-            self._drop()
+            self._file.drop()
             lost = self._fill - self._old
             words = f", and {lost} bytes that were not written are lost" if lost else ""
             warnings.warn(f"unclosed write stream {self._target!r}{words}", ResourceWarning, source=self, stacklevel=2)
@@ -524,8 +529,8 @@ def write_stream(
     `file`: a path, which is made, or cut to nothing, and closed by the stream; an fd, anything with `fileno()`, or an open
     file of aioring's, which are written from their position on, and stay open, their position behind what was written.
 
-    `direct`: past the page cache (O_DIRECT), whatever the sizes; "try": where the file system takes it. (It is set on an fd
-    that is given, and stays.)
+    `direct`: past the page cache (O_DIRECT), whatever the sizes; "try": where the file system takes it. (An fd is opened
+    once more for it.)
 
     `durable`: `flush` and closing return when all of it is on the disk (fsync(2), and of a path's folder). While it is
     written the kernel is kept busy writing it out, so that the last fsync is short.

@@ -519,3 +519,152 @@ def _is(name: str, place: Path) -> bool:
         return os.readlink(f"/proc/self/fd/{name}") == str(place)
     except OSError:
         return False
+
+
+# --- what an attacker found -------------------------------------------------------------------------------------------
+
+
+async def test_the_error_of_an_fsync_whose_caller_is_gone_is_not_lost(anyio_backend: Any, place: Path) -> None:
+    """The kernel tells it once: the next fsync would say that all is well."""
+    held = Held(1, short=0, soft=0, faults={("fsync", 1): errno.EIO})
+    async with aioring.Ring(method=held) as ring:
+        held.held = False
+        out = write_stream(place, durable=True, ring=ring)
+        await out.write(b"data")
+        async with anyio.create_task_group() as group:
+            outcome = begin(group, out.flush)
+            while not held.trace.count("submitted", "fsync"):
+                await ticks(1)
+            held.held = True
+            outcome.scope.cancel()
+            await ticks(3)
+            held.let_go()
+        with pytest.raises(OSError, match="Input/output"):
+            await out.aclose()
+
+
+async def test_a_file_that_its_owner_closes_is_written_all_the_same_and_no_other(
+    ring: aioring.Ring, place: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"somebody else's")
+    for kind in ("file", "fd"):
+        place.write_bytes(b"")
+        file = await aioring.open(place, "r+b", ring=ring)
+        fd = file.fileno()
+        out = write_stream(file if kind == "file" else fd, ring=ring)
+        await out.write(b"ours")
+        await file.aclose()
+        again = [os.open(other, os.O_RDWR) for _ in range(3)]
+        assert fd in again
+        await out.aclose()
+        assert place.read_bytes() == b"ours"
+        assert other.read_bytes() == b"somebody else's"
+        assert all(os.lseek(number, 0, os.SEEK_CUR) == 0 for number in again)
+        for number in again:
+            os.close(number)
+
+
+async def test_closed_while_it_is_being_opened_it_stays_closed(ring: aioring.Ring, place: Path) -> None:
+    for after in range(12):
+        out = write_stream(place, ring=ring)
+        async with anyio.create_task_group() as group:
+            outcome = begin(group, out.write, b"data")
+            await ticks(after)
+            await out.aclose()
+        assert out.closed
+        if outcome.error is None:
+            assert place.read_bytes() == b"data"
+        else:
+            assert isinstance(outcome.error, ValueError)
+        await out.aclose()
+        with anyio.fail_after(SOON):
+            while open_in(place.parent):
+                await anyio.sleep(0.001)
+
+
+async def test_a_file_that_is_written_past_the_page_cache_can_be_used_as_before(
+    ring: aioring.Ring, place: Path
+) -> None:
+    place.write_bytes(pattern(10_000))
+    async with aioring.open(place, "r+b", ring=ring) as file:
+        await file.seek(5000)
+        async with write_stream(file, direct="try", ring=ring) as out:
+            await out.write(b"x" * 3000)
+        assert not fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_DIRECT
+        await file.write(b"zz")
+        assert await file.tell() == 8002
+    assert place.read_bytes() == pattern(10_000)[:5000] + b"x" * 3000 + b"zz" + pattern(10_000)[8002:]
+    async with aioring.open(place, "r+b", direct="try", ring=ring) as file:
+        async with write_stream(file, ring=ring) as out:  # which is past it already
+            await out.write(b"abc")
+    assert place.read_bytes()[:4] == b"abc" + pattern(4)[3:]
+
+
+async def test_what_stands_before_the_start_is_not_written_again(ring: aioring.Ring, place: Path) -> None:
+    place.write_bytes(bytes(20_000))
+    async with aioring.open(place, "r+b", ring=ring) as file:
+        await file.seek(5000)
+        late = write_stream(file, direct="try", ring=ring)
+        await late.write(b"L")
+        await late.flush()
+        async with aioring.open(place, "r+b", direct="try", ring=ring) as other:
+            await other.write(b"E" * 5000)
+        await late.write(b"L" * 9999)
+        await late.aclose()
+    assert place.read_bytes() == b"E" * 5000 + b"L" * 10_000 + bytes(5000)
+
+
+async def test_an_abort_ends_a_close_that_waits(anyio_backend: Any, place: Path) -> None:
+    held = Held(1, short=0, soft=0, cancel="wins")
+    async with aioring.Ring(method=held) as ring:
+        held.held = False
+        out = write_stream(place, combine_limit=4096, ring=ring)
+        await out.write(bytes(100))
+        held.held = True
+        async with anyio.create_task_group() as group:
+            closing = begin(group, out.aclose)
+            await ticks(5)
+            aborting = begin(group, out.abort)
+            await ticks(5)
+            held.let_go()
+        assert closing.errno == errno.ECANCELED
+        assert aborting.error is None
+    assert not open_in(place.parent)
+
+
+async def test_small_writes_and_large_ones_let_others_run(anyio_backend: Any, place: Path) -> None:
+    """Each suspends nowhere, of itself: they take from the tick's budget."""
+    async with aioring.Ring(method="sync") as ring, write_stream(place, ring=ring) as out:
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while not out.closed:
+                turns += 1
+                await ticks(1)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(others)
+            await ticks(2)
+            for _ in range(2000):
+                await out.write(b"x" * 100)
+            assert turns > 10
+            before = turns
+            await out.write(bytearray(40 << 20))
+            assert turns > before + 5
+            await out.aclose()
+
+
+async def test_an_error_does_not_hold_the_callers_memory(anyio_backend: Any, place: Path) -> None:
+    async with aioring.Ring(method=quiet(faults={("write", 1): errno.EIO})) as ring:
+        out = write_stream(place, combine_limit=4096, ring=ring)
+        memory = bytearray(10_000)
+        with pytest.raises(OSError, match="Input/output"):
+            for _ in range(3):
+                await out.write(memory)
+                await ticks(3)
+        memory.clear()
+        with pytest.raises(OSError, match="Input/output"):
+            await out.write(b"x")  # the next call is told, however little it has
+        await out.abort()
