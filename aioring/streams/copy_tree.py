@@ -30,7 +30,9 @@ from .copy_file import Copying, Progress, Told, dress_as
 
 __all__ = ["copy_tree"]
 
-_AT_ONCE = 8  # files that are being copied
+_AT_ONCE = 4  # files, or batches of small ones, that are being copied
+_SMALL = 256 << 10  # bytes: below that a file is a few calls, and one more hop to a worker takes as long as all of them
+_BATCH, _MANY = 4 << 20, 32  # of small ones: bytes, and how many
 
 
 class _Entry(NamedTuple):
@@ -106,19 +108,25 @@ async def copy_tree(
 
 
 async def _files(ring: Ring, copying: Copying, source: Any, made: Any, files: list[_Entry], told: Told) -> int:
-    """All regular files, some at a time."""
-    left, total = iter(files), 0
-    failed: list[BaseException] = []
+    """All regular files, some at a time; small ones in batches, each by one job of a worker."""
+    small = [] if copying.direct or copying.reflink == "always" else [f for f in files if f.status.st_size <= _SMALL]
+    large = files if not small else [f for f in files if f.status.st_size > _SMALL]
+    left: Iterator[list[_Entry]] = iter([*([entry] for entry in large), *_batches(small)])
+    total, failed = 0, list[BaseException]()
 
     async def some() -> None:
         nonlocal total
-        for entry in left:
+        for batch in left:
             if failed:
                 return
             try:
-                total += await _one(
-                    ring, copying, os.path.join(source, entry.path), os.path.join(made, entry.path), told
-                )
+                if batch[0].status.st_size > _SMALL or not small:
+                    path = batch[0].path
+                    size = await _one(ring, copying, os.path.join(source, path), os.path.join(made, path), told)
+                else:
+                    size = await ring._run_out(_copy_small, source, made, batch, copying)
+                    told.more(size)
+                total += size
             except Exception as error:
                 failed.append(error)
                 return
@@ -132,6 +140,19 @@ async def _files(ring: Ring, copying: Copying, source: Any, made: Any, files: li
         finally:
             failed.clear()
     return total
+
+
+def _batches(files: list[_Entry]) -> Iterator[list[_Entry]]:
+    batch: list[_Entry] = []
+    size = 0
+    for entry in files:
+        batch.append(entry)
+        size += entry.status.st_size
+        if size >= _BATCH or len(batch) >= _MANY:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 async def _one(ring: Ring, copying: Copying, source: Any, target: Any, told: Told) -> int:
@@ -234,6 +255,31 @@ def _entries(folder: Any) -> Iterator[tuple[Any, os.stat_result]]:
 def _make_folders(made: Any, folders: list[_Entry]) -> None:
     for entry in folders:
         os.mkdir(os.path.join(made, entry.path), 0o700)
+
+
+def _copy_small(source: Any, made: Any, batch: list[_Entry], copying: Copying) -> int:
+    total = 0
+    for path, _ in batch:
+        old, new = os.path.join(source, path), os.path.join(made, path)
+        fd = os.open(old, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file any more", old)
+            to = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if copying.preserve else 0o666)
+            try:
+                total += copying.small(Dup(fd), Dup(to), status)
+                if copying.preserve:
+                    dress_as(Dup(fd), status, Dup(to))
+                if copying.durable:
+                    os.fsync(to)
+            finally:
+                os.close(to)
+        except OSError as error:
+            raise named(error, new) from None
+        finally:
+            os.close(fd)
+    return total
 
 
 def _finish(source: Any, made: Any, tree: _Tree, preserve: bool) -> None:

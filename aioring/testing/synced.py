@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..methods.trace import Event, Trace
-from .disk import Change, Disk, Replay
+from .disk import Change, Disk, Node, Replay
 
 __all__ = ["Synced", "assert_synced"]
 
@@ -33,9 +33,9 @@ def assert_synced(
     """Check that all a promise is about was durable when it was made: each `trace.note(what, value)`, in order.
 
     `concerns(event, value)`: whether a promise is about the I/O whose submission `event` is. By default, where `value` is
-    bytes, about the writes that have those bytes in them, of which one has to be durable, else about all that was complete
-    when it was made; and about names and lengths (files made, renamed, cut) in either case. What a later one that is
-    durable has replaced does not matter, nor what was done to files that have no name any more.
+    bytes, about the writes that have those bytes in them, of which one has to be durable, and about the names and lengths
+    of their files; else about all that was complete when it was made. What a later one that is durable has replaced does
+    not matter, nor what was done to files that have no name any more.
 
     Raises:
         AssertionError: nothing covers it, which says what; or a promise of bytes is about no write at all.
@@ -87,12 +87,13 @@ def _look(
     by: set[int] = set()
     open_: list[Change] = []
     of_bytes = asked is _about and isinstance(value, (bytes, bytearray, memoryview))
-    writes: list[_Io] = []  # that have those bytes: one that is durable is enough, what failed may be written again
+    # Writes that have those bytes: one that is durable is enough, what failed may be written again.
+    writes = [
+        io for io in begun if of_bytes and io.changes and io.changes[0].what == "write" and asked(io.event, value)
+    ]
+    files = {io.changes[0].node for io in writes}
     for number, io in enumerate(begun):
-        if not io.changes or not asked(io.event, value):
-            continue
-        if of_bytes and io.changes[0].what == "write":
-            writes.append(io)
+        if io in writes or not io.changes or not asked(io.event, value) or (of_bytes and not _leads_to(io, files)):
             continue
         later = [change for other in begun[number + 1 :] for change in other.changes]
         for change in io.changes:
@@ -111,6 +112,17 @@ def _look(
     for change in open_:
         raise AssertionError(f"nothing covers {promise}: {change}: {_why(change, fsyncs)}")
     return Synced(step, value, tuple(sorted(by)))
+
+
+def _leads_to(io: _Io, files: set[Node | None]) -> bool:
+    """Whether it is about the length of one of these, or a name that leads there."""
+    for change in io.changes:
+        if change.node is not None:
+            if change.what != "write" and change.node in files:
+                return True
+        elif any(node is not None and (node in files or node.kind == "folder") for node in change.names.values()):
+            return True
+    return False
 
 
 def _replaced(io: _Io, value: Any, begun: list[_Io]) -> bool:
