@@ -1,6 +1,7 @@
-"""Read streams beside fio, cat, plain pread, threads and aiofiles.
+"""Read streams beside fio, cat, plain pread, threads and aiofiles; what writes (writing.py) beside fio, dd and cp.
 
     python benchmarks/streams.py [--rounds 7] [--size 2048] [--only cached] [--write]      # docs/benchmarks/streams.md
+    python benchmarks/streams.py --page writing [--rounds 5] [--write]                     # docs/benchmarks/writing.md
 
 Each reads the same file in a process of its own, in turns whose order changes; MB/s are taken inside, without its start.
 Printed are medians, and ratios as medians of the rounds' own. "cold" has the page cache forget the file first
@@ -27,12 +28,14 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent)]  # aioring from this checkout
+sys.path[:0] = [str(HERE.parent), str(HERE)]  # aioring from this checkout
+
+import writing  # noqa: E402
 
 import aioring  # noqa: E402
 
 BLOCK, PIECE, THREADS = 8192, 128 << 10, 32
-PAGE = HERE.parent / "docs" / "benchmarks" / "streams.md"
+PAGES = HERE.parent / "docs" / "benchmarks"
 DIRECT, COLD, CACHED = "sequential, direct", "sequential, cold", "sequential, cached"
 RUNS, RANDOM = "sorted runs of 16 blocks, a quarter of the file, direct", "random single blocks, direct"
 
@@ -188,7 +191,11 @@ ROWS: dict[str, tuple[dict[str, Way], dict[str, float]]] = {
 
 
 def child(row: str, way: str, path: str) -> None:
-    """One turn: prints MB/s."""
+    """One turn: prints MB/s, or what its row says."""
+    if row in writing.ROWS:
+        writing.prepare(row, path)
+        print(asyncio.run(writing.ROWS[row][0][way](path)))
+        return
     if row == CACHED:
         Path(path).read_bytes()
     else:
@@ -198,22 +205,33 @@ def child(row: str, way: str, path: str) -> None:
     print(found if way.startswith("fio") else found / (time.perf_counter() - start) / 1e6)
 
 
-def measure(row: str, rounds: int, path: str) -> dict[str, list[float]]:
-    ways = [way for way in ROWS[row][0] if not way.startswith("fio") or shutil.which("fio")]
+def measure(row: str, rounds: int, path: str, late: dict[str, list[float]]) -> dict[str, list[float]]:
+    """`late`: how late the loop was, where a way says so (ms, 99th percentile)."""
+    ways = [way for way in ALL[row][0] if not way.startswith("fio") or shutil.which("fio")]
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(rounds):
         for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
             command = [sys.executable, __file__, "--child", row, way, path]
-            rates[way].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+            *lag, rate = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+            rates[way].append(float(rate))
+            for line in lag:
+                late.setdefault(way, []).append(float(line.removeprefix("lag ")))
     return rates
 
 
-def report(row: str, rates: dict[str, list[float]]) -> list[str]:
-    lines = [f"## {row[0].upper()}{row[1:]}", "", "| | MB/s |", "| --- | --- |"]
-    lines += [f"| {way} | {statistics.median(found):,.0f} |" for way, found in rates.items()]
+def report(row: str, rates: dict[str, list[float]], late: dict[str, list[float]]) -> list[str]:
+    unit = "a second" if row == writing.APPENDS else "MB/s"
+    head = f"| | {unit} | the loop was late, 99 %, ms |" if late else f"| | {unit} |"
+    lines = [f"## {row[0].upper()}{row[1:]}", "", head, "| --- |" + " --- |" * (2 if late else 1)]
+    for way, found in rates.items():
+        lag = f" {statistics.median(late[way]):.1f} |" if way in late else ""
+        lines.append(f"| {way} | {statistics.median(found):,.0f} |{lag}")
+    if row == writing.APPENDS and writing.FIO in rates:
+        rates = {**rates, "1 / (1/f + b c)": writing.model(rates)}
+        lines.append(f"| 1 / (1/f + b c), appends | {statistics.median(rates['1 / (1/f + b c)']):,.0f} |")
     lines += ["", "| ratio | wanted | came to |", "| --- | --- | --- |"]
-    for ratio, wanted in ROWS[row][1].items():
-        ours, theirs = ratio.split(" / ")
+    for ratio, wanted in ALL[row][1].items():
+        ours, theirs = ratio.split(" / ", 1)
         if ours in rates and theirs in rates:
             found = statistics.median(a / b for a, b in zip(rates[ours], rates[theirs], strict=True))
             came = f"{found:.2f}" if found >= wanted else f"**{found:.2f}**"
@@ -221,38 +239,56 @@ def report(row: str, rates: dict[str, list[float]]) -> list[str]:
     return [*lines, ""]
 
 
+ALL: dict[str, tuple[dict[str, Any], dict[str, float]]] = {**ROWS, **writing.ROWS}
+
+
+def file_for(row: str, folder: str, size: int) -> str:
+    """What is read, or copied; what is written is made by who writes it."""
+    if row in writing.ROWS and row != writing.COPY:
+        return os.path.join(folder, "written")
+    megabytes = {CACHED: 256, writing.COPY: 1024}.get(row, size)
+    path = os.path.join(folder, f"file-{megabytes}")
+    if not os.path.exists(path):
+        with open(path, "wb") as file:
+            for _ in range(megabytes):
+                file.write(os.urandom(1 << 20))
+    return path
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(*sys.argv[2:5])
         return
-    parser = argparse.ArgumentParser(description="Read streams beside fio, cat, threads and aiofiles.")
+    parser = argparse.ArgumentParser(description="Streams beside fio, cat, dd, cp, threads and aiofiles.")
+    parser.add_argument("--page", choices=("streams", "writing"), default="streams", help="what reads, or what writes")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--size", type=int, default=2048, help="MiB of the file that is read past the page cache, and cold"
     )
     parser.add_argument("--only", default="", help="rows with this in their name")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(HERE.parent)}")
+    parser.add_argument("--write", action="store_true", help="write the page in docs/benchmarks")
     options = parser.parse_args()
     made = f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} CPUs, asyncio"
+    reading = options.page == "streams"
     lines = [
-        "# Read streams", "",
-        f"Written by `benchmarks/streams.py --write`: {made}; {options.rounds} rounds, alternating, medians; 8 KiB",
-        f"blocks of a file of {options.size} MiB (cached: 256 MiB). Bold: short of what was wanted.", "",
+        "# Read streams" if reading else "# Writing", "",
+        f"Written by `benchmarks/streams.py {'' if reading else '--page writing '}--write`: {made};",
+        f"{options.rounds} rounds, alternating, medians" + (
+            f"; 8 KiB blocks of a file of {options.size} MiB (cached: 256 MiB)." if reading else "."
+        ) + " Bold: short of what was wanted.", "",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
-        for row in ROWS:
+        for row in ROWS if reading else writing.ROWS:
             if options.only not in row:
                 continue
-            path = os.path.join(folder, "cached" if row == CACHED else "file")
-            if not os.path.exists(path):
-                with open(path, "wb") as file:
-                    for _ in range(256 if row == CACHED else options.size):
-                        file.write(os.urandom(1 << 20))
-            lines += report(row, measure(row, options.rounds, path))
+            late: dict[str, list[float]] = {}
+            rates = measure(row, options.rounds, file_for(row, folder, options.size), late)
+            lines += report(row, rates, late)
             print("\n".join(lines), flush=True)
     if options.write:
-        PAGE.write_text("\n".join(lines), encoding="utf-8")
-        print(f"wrote {PAGE}")
+        page = PAGES / f"{options.page}.md"
+        page.write_text("\n".join(lines), encoding="utf-8")
+        print(f"wrote {page}")
 
 
 if __name__ == "__main__":

@@ -49,17 +49,19 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Append:
-    """A record on its way. `crc` of None: it is being reckoned, and who comes behind it waits."""
+    """A record on its way. `crc` of None: it is being reckoned, and who comes behind it waits.
 
-    __slots__ = ("crc", "data", "error", "offset", "over", "sent", "waiter")
+    (One is made for each record: what is set later is a default of the class, which costs nothing to make.)
+    """
+
+    offset = -1
+    over = sent = False
+    error: BaseException | None = None
+    waiter: Any = None
 
     def __init__(self, data: bytes) -> None:
         self.data = data
-        self.crc: int | None = None if len(data) > _LARGE else crc32(data)
-        self.offset = -1
-        self.over = self.sent = False
-        self.error: BaseException | None = None
-        self.waiter: Any = None
+        self.crc: int | None = None if len(data) >= _LARGE else crc32(data)
 
     def finished(self) -> bool:
         return self.over

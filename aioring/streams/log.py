@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import warnings
+from asyncio.events import _get_running_loop  # C, no exception where none runs
 from functools import partial
 from operator import index
 from os import PathLike
@@ -212,11 +213,13 @@ class Log:
             self._check()
             raise io.UnsupportedOperation("append to a log that was opened with readonly=True")
         engine = commits.engine
-        engine.check()
+        if _get_running_loop() is not engine.loop.key or not engine.open:
+            engine.check()  # which says what is wrong; on trio it is asked each time
         data = record if type(record) is bytes else lent_bytes(record)
         if len(data) > MOST:
             raise ValueError(f"a record of {len(data)} bytes: at most {MOST}")
-        data = bytes(data)  # (no copy of what is `bytes`)
+        if data is not record:
+            data = bytes(data)
         if engine.loop.checks:
             await engine.loop.checkpoint()
             self._check()
