@@ -47,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not os.environ.get("AIORING_TEST_EVERY"):
-        items[:] = [item for item in items if not _once_is_enough(getattr(item, "callspec", None))]
+        items[:] = [item for item in items if not _once_is_enough(item)]
     for item in items:
         if "anyio_backend" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.anyio)
@@ -70,10 +70,16 @@ _ELSEWHERE = {
 }
 
 
-def _once_is_enough(spec: Any) -> bool:
+# What stands on rings and files alone, and has no way of its own to a loop, says LIGHT in its module.
+_ELSEWHERE_LIGHT = {"uvloop": (("io_uring", True),), "trio": (("scripted", False),)}
+
+
+def _once_is_enough(item: Any) -> bool:
+    spec = getattr(item, "callspec", None)
     params = {} if spec is None else spec.params
     loop, combination = str(params.get("anyio_backend")), params.get("combination")
-    return combination is not None and loop in _ELSEWHERE and combination not in _ELSEWHERE[loop]
+    elsewhere = _ELSEWHERE_LIGHT if getattr(item.module, "LIGHT", False) else _ELSEWHERE
+    return combination is not None and loop in elsewhere and combination not in elsewhere[loop]
 
 
 @pytest.fixture(params=list(LOOPS), ids=list(LOOPS))

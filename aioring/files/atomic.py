@@ -22,14 +22,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from anyio import CancelScope
-
 from ..errors import RingClosedError, os_error
+from ..loops.outcome import begun
 from ..ring import Ring
 from .put import Pieces
 from .ring_io import close_fd
 
-__all__ = ["Dup", "Plan", "plan_of", "put_in_place", "replace"]
+__all__ = ["Dup", "Plan", "dress", "on_worker", "plan_of", "put_in_place", "replace", "umask"]
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ async def replace(ring: Ring, path: Any, pieces: Pieces, durable: bool, mode: in
         return size
 
     try:
-        return await put_in_place(ring, plan, fill, partial(_dress, plan, mode), durable)
+        return await put_in_place(ring, plan, fill, partial(dress, plan, mode), durable)
     except OSError as error:
         # It is about this file, whatever was done it with.
         error.filename, error.filename2 = path, None
@@ -84,16 +83,16 @@ async def _next(pieces: Pieces) -> memoryview | None:
 
 
 async def put_in_place(
-    ring: Ring, plan: Plan, fill: Callable[[int], Awaitable[T]], dress: Callable[[Dup], None], durable: bool
+    ring: Ring, plan: Plan, fill: Callable[[int], Awaitable[T]], dressing: Callable[[Dup], None], durable: bool
 ) -> T:
-    """Make a new file, have it filled (`fill` is given its fd) and dressed (`dress`, on a worker: who owns it, who may read
-    it), and put it in the place of the old one. What `fill` returns."""
+    """Make a new file, have it filled (`fill` is given its fd) and dressed (`dressing`, on a worker: who owns it, who may
+    read it), and put it in the place of the old one. What `fill` returns."""
     fd, name = await _make(ring, plan)
     folder = -1
     try:
         try:
             filled = await fill(fd)
-            await ring.run(dress, Dup(fd))
+            await on_worker(ring, dressing, Dup(fd))
             if durable:
                 await ring.fsync(fd)
                 folder = await ring.open(plan.folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -130,13 +129,23 @@ async def put_in_place(
 
 
 async def _remove(ring: Ring, name: Any) -> None:
-    """The name, which may have been given or not, or be the target's by now; its caller is on the way out."""
-    with suppress(OSError):
-        try:
-            with CancelScope(shield=True):
+    """The name, which may have been given or not, or be the target's by now; its caller is on the way out, and may be
+    cancelled once more."""
+
+    async def body() -> bool:
+        with suppress(OSError):
+            try:
                 await ring.unlink(name)
-        except RingClosedError:
+            except RingClosedError:
+                os.unlink(name)
+        return True
+
+    engine = ring._started
+    if engine is None or engine.ended:
+        with suppress(OSError):
             os.unlink(name)
+    else:
+        await begun(engine.loop, body, "removal of half a file").result()
 
 
 async def _make(ring: Ring, plan: Plan) -> tuple[int, Any]:
@@ -188,7 +197,7 @@ def plan_of(path: Any) -> Plan:
             raise os_error(errno.EACCES, path)
         attributes = _attributes(target)
     unnamed = bool(_O_TMPFILE) and os.path.isdir("/proc/self/fd")
-    return Plan(target, os.path.dirname(target), status, attributes, unnamed, _umask())
+    return Plan(target, os.path.dirname(target), status, attributes, unnamed, umask())
 
 
 def _attributes(target: Any) -> dict[Any, bytes]:
@@ -202,7 +211,7 @@ def _attributes(target: Any) -> dict[Any, bytes]:
     return found
 
 
-def _umask() -> int:
+def umask() -> int:
     """Without changing it, where that can be: other threads make files."""
     try:
         with open("/proc/self/status", "rb") as lines:
@@ -217,23 +226,51 @@ def _umask() -> int:
 
 
 class Dup:
-    """An fd for a call on a worker, which goes on when its caller is cancelled and closes the file: it has its own.
-    (Freed with the call, whether or not that ever ran.)"""
+    """An fd for a call on a worker, which goes on when its caller is cancelled and closes the file: it has its own. The
+    call takes it by `with`, which closes it when it is over; what no call has taken is closed by `on_worker`. (An
+    exception may hold the frames that hold it for long.)"""
 
     fd = -1
+    taken = False
 
     def __init__(self, fd: int) -> None:
         self.fd = os.dup(fd)
 
+    def __enter__(self) -> int:
+        self.taken = True
+        return self.fd
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
+        self.close()
 
 
-def _dress(plan: Plan, mode: int | None, own: Dup) -> None:
+async def on_worker(ring: Ring, call: Callable[..., T], *args: Any) -> T:
+    """`call(*args)`, some of which are `Dup`s. A cancel is delivered when it is over, or has not begun."""
+    try:
+        return await ring._run_out(call, *args)
+    finally:
+        for arg in args:
+            if isinstance(arg, Dup) and not arg.taken:
+                arg.close()
+
+
+def dress(plan: Plan, mode: int | None, own: Dup) -> None:
     """Give the new file what the old one had: the owner first, since chown(2) takes setuid off, the mode last, since an ACL
     among the attributes changes it."""
-    fd, old = own.fd, plan.status
+    with own as fd:
+        _dress(fd, plan, mode)
+
+
+def _dress(fd: int, plan: Plan, mode: int | None) -> None:
+    old = plan.status
     bits = 0o666 & ~plan.umask if old is None else stat.S_IMODE(old.st_mode)
     if old is not None:
         new = os.fstat(fd)

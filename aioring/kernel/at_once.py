@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import ctypes
+import errno
 import os
 import stat
 import struct
@@ -22,8 +23,8 @@ from .statx import stat_result
 
 __all__ = [
     "Iovec2", "address_of", "blocking_again", "close_here", "close_read_only", "fallocate", "flags_of", "get_errno",
-    "is_memory", "missing", "open_cached", "openat", "openat2", "preadv2", "preadv2_into", "seeks", "shape_of",
-    "small_size", "stat_cached", "stat_here", "stat_of_fd", "sync_file_range", "tee",
+    "is_memory", "missing", "open_cached", "openat", "openat2", "preadv2", "preadv2_into", "rename_to_nothing", "seeks",
+    "shape_of", "small_size", "stat_cached", "stat_here", "stat_of_fd", "sync_file_range", "tee",
 ]  # fmt: skip
 
 _keeping_the_gil = ctypes.PyDLL(None, use_errno=True)
@@ -283,3 +284,15 @@ def tee(source: int, target: int, n: int) -> int:
     if got < 0:
         _raise()
     return got
+
+
+_renameat2: Any = getattr(_letting_it_go, "renameat2", None)
+
+
+def rename_to_nothing(source: bytes, target: bytes) -> None:
+    """renameat2(2) with RENAME_NOREPLACE: EEXIST where there is something. Waits: for a worker. ENOSYS where the C library
+    has none, EINVAL where the file system cannot."""
+    if _renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if _renameat2(abi.AT_FDCWD, source, abi.AT_FDCWD, target, 1) != 0:
+        _raise()

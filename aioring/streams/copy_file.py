@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from ..errors import os_error
 from ..files import direct as past
-from ..files.atomic import Dup, plan_of, put_in_place
+from ..files.atomic import Dup, dress, on_worker, plan_of, put_in_place
 from ..files.put import named
 from ..files.ring_io import close_fd
 from ..kernel import abi
@@ -32,7 +32,7 @@ from ..ring import Ring, get_ring
 from .read_stream import read_stream
 from .write_stream import WriteStream
 
-__all__ = ["Copying", "Progress", "Told", "copy_file", "dress_as"]
+__all__ = ["Copying", "Elsewhere", "Progress", "Told", "copy_file", "dress_as"]
 
 Progress = Callable[[int, int], Any]
 
@@ -53,8 +53,16 @@ _CANNOT = (
 )
 
 
+class Elsewhere(Exception):
+    """An error that is no news of the target: of the source, which it names, or of who is told how far it is."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 class Told:
-    """How far a copy is, for who wants to know."""
+    """How far a copy is, for who wants to know. Bytes; holes are counted as they are passed."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
@@ -65,7 +73,11 @@ class Told:
     def more(self, n: int) -> None:
         self._done += n
         if self._progress is not None:
-            self._progress(self._done, max(self._total, self._done))
+            try:
+                self._progress(self._done, max(self._total, self._done))
+            except Exception as error:
+                self._progress = None  # once is enough
+                raise Elsewhere(error) from None
 
 
 class Copying:
@@ -80,82 +92,101 @@ class Copying:
             raise ValueError(f"reflink {reflink!r}: must be 'auto', 'always' or 'never' (True, False)")
         self.reflink = reflink if isinstance(reflink, str) else "always" if reflink else "never"
         self.sparse, self.preserve, self.durable = bool(sparse), bool(preserve), bool(durable)
+        if self.reflink == "always" and (self.direct or not sparse):
+            raise ValueError("reflink='always' shares blocks, holes among them: it is none of direct or sparse=False")
+        self.clones = self.reflink == "always" or (self.reflink == "auto" and not self.direct and self.sparse)
 
     async def content(self, source: int, name: Any, target: int, status: os.stat_result, told: Told) -> int:
         """From one fd to the other, which is an empty file's: how many bytes. `name`: of the source, for errors."""
-        size = status.st_size
-        if self.reflink != "never" and (self.reflink == "always" or size) and not self.direct:
+        size, ring = status.st_size, self.ring
+        if self.clones and (size or self.reflink == "always"):
             try:
-                await self.ring._run_out(_clone, Dup(source), Dup(target))
+                await on_worker(ring, _clone, Dup(source), Dup(target))
             except OSError as error:
-                if self.reflink == "always" or error.errno not in _CANNOT:
-                    if self.reflink == "always":
-                        error.add_note(
-                            "aioring: reflink='always': this file system cannot share blocks between these files"
-                        )
+                if self.reflink == "always":
+                    error.add_note(
+                        "aioring: reflink='always': this file system cannot share blocks between these files"
+                    )
+                    raise
+                if error.errno not in _CANNOT:
                     raise
             else:
+                size = (await ring.stat(target)).st_size
                 told.more(size)
                 return size
         if not size:
-            return await self._to_its_end(source, target, 0, told)
+            return await self._to_its_end(source, name, target, told)
         extents = [(0, size)]
         if self.sparse and status.st_blocks * 512 < size:
-            extents = await self.ring.run(_extents, Dup(source), size)
-        if self.direct or self.reflink == "never" or not await self._by_the_kernel(source, target, extents, told):
-            await self._by_streams(source, name, target, extents, told)
-        return await self._end(source, target, size, told)
+            extents = await on_worker(ring, _extents, Dup(source), size)
+        end = -1
+        if not self.direct and self.reflink != "never":
+            end = await self._by_the_kernel(source, target, extents, size, told)
+        if end < 0:
+            end = await self._by_streams(source, name, target, extents, size, told)
+        if (await ring.stat(target)).st_size != end:
+            await ring.truncate(target, end)  # there is a hole at its end
+        return end
 
-    def small(self, source: Dup, target: Dup, status: os.stat_result) -> int:
+    def small(self, source: int, target: int, status: os.stat_result) -> int:
         """The same of a small file, on a worker and in one go."""
         size = status.st_size
-        if size and self.reflink != "never":
+        if size and self.clones:
             try:
-                _clone(source, target)
-                return size
+                fcntl.ioctl(target, _FICLONE, source)
+                return os.fstat(target).st_size
             except OSError as error:
                 if error.errno not in _CANNOT:
                     raise
         sparse = self.sparse and status.st_blocks * 512 < size
         at = 0
-        for start, end in _extents(source, size) if sparse else [(0, sys.maxsize)]:
+        for start, end in _data_in(source, size) if sparse else [(0, sys.maxsize)]:
             at = start
-            while at < end and (data := os.pread(source.fd, min(end - at, _PIECE), at)):
+            while at < end and (data := os.pread(source, min(end - at, _PIECE), at)):
                 done = 0
                 while done < len(data):
-                    done += os.pwrite(target.fd, data[done:], at + done)
+                    done += os.pwrite(target, data[done:], at + done)
                 at += len(data)
+            if at < end and sparse:
+                return at  # it has become shorter
         if sparse and at < size:
-            os.ftruncate(target.fd, size)
-        return max(at, size) if sparse else at
+            os.ftruncate(target, size)
+        return size if sparse else at
 
-    async def _by_the_kernel(self, source: int, target: int, extents: list[tuple[int, int]], told: Told) -> bool:
-        """False: it does not copy between these."""
+    async def _by_the_kernel(
+        self, source: int, target: int, extents: list[tuple[int, int]], size: int, told: Told
+    ) -> int:
+        """How long the copy is; -1: the kernel does not copy between these."""
         if not hasattr(os, "copy_file_range"):
-            return False
+            return -1
+        first = extents[0][0] if extents else 0
+        before = 0
         for start, end in extents:
-            at = start
+            told.more(start - before)
+            at = before = start
             while at < end:
                 try:
-                    n = await self.ring._run_out(_copy_range, Dup(source), Dup(target), min(end - at, _CHUNK), at)
+                    n = await on_worker(self.ring, _copy_range, Dup(source), Dup(target), min(end - at, _CHUNK), at)
                 except OSError as error:
-                    if at == extents[0][0] and error.errno in _CANNOT:
-                        return False
+                    if at == first and error.errno in _CANNOT:
+                        return -1
                     raise
                 if not n:
                     # It has become shorter; but /proc makes up what it has as it is read, and says nothing here.
-                    return at > extents[0][0]
+                    return at if at > first else -1
                 if self.durable:
                     await self.ring.sync_range(
                         target, at, n, abi.SYNC_FILE_RANGE_WRITE
                     )  # so that the last fsync is short
-                at += n
+                at = before = at + n
                 told.more(n)
-        return True
+        told.more(size - before)
+        return size
 
     async def _by_streams(
-        self, source: int, name: Any, target: int, extents: list[tuple[int, int]], told: Told
-    ) -> None:
+        self, source: int, name: Any, target: int, extents: list[tuple[int, int]], size: int, told: Told
+    ) -> int:
+        """How long the copy is."""
         out = WriteStream(target, self.direct, _PIECE, _WRITES, self.durable, self.ring)
         blocks = read_stream(
             source,
@@ -168,39 +199,44 @@ class Copying:
             errors="yield",
             ring=self.ring,
         )
+        before = 0
         try:
             async with blocks:
                 async for block in blocks:
+                    if isinstance(block.error, EOFError):
+                        size = before
+                        break  # it has become shorter
+                    if isinstance(block.error, OSError):
+                        raise Elsewhere(named(block.error, name))
                     if block.error is not None:
-                        if isinstance(block.error, EOFError):
-                            break  # it has become shorter
-                        raise named(block.error, name) if isinstance(block.error, OSError) else block.error
+                        raise block.error
                     await out._skip_to(block.offset)
                     n = await out.write(block.data)
-                    told.more(n)
+                    told.more(block.offset + n - before)
+                    before = block.offset + n
                     if n < block.item[1]:
+                        size = before
                         break
         except BaseException:
             await out.abort()
             raise
         await out.aclose()
-
-    async def _end(self, source: int, target: int, size: int, told: Told) -> int:
-        """A hole at the end is one of the copy's, too. What the source has got meanwhile is none of it."""
-        now = (await self.ring.stat(source)).st_size
-        if now < size:
-            size = now
-        if (await self.ring.stat(target)).st_size != size:
-            await self.ring.truncate(target, size)
+        told.more(size - before)
         return size
 
-    async def _to_its_end(self, source: int, target: int, at: int, told: Told) -> int:
+    async def _to_its_end(self, source: int, name: Any, target: int, told: Told) -> int:
         """Of a file that says it has no bytes, and may have some (/proc)."""
-        while data := await self.ring.read(source, at, _PIECE):
+        at = 0
+        while True:
+            try:
+                data = await self.ring.read(source, at, _PIECE)
+            except OSError as error:
+                raise Elsewhere(named(error, name)) from None
+            if not data:
+                return at
             await self.ring.write(target, at, data)
             at += len(data)
             told.more(len(data))
-        return at
 
 
 def _pieces(extents: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -216,56 +252,60 @@ def _pieces(extents: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def _clone(source: Dup, target: Dup) -> None:
-    if sys.platform != "linux":
-        raise os_error(errno.EOPNOTSUPP)
-    fcntl.ioctl(target.fd, _FICLONE, source.fd)
+    with source as from_, target as to:
+        fcntl.ioctl(to, _FICLONE, from_)
 
 
 def _copy_range(source: Dup, target: Dup, n: int, at: int) -> int:
-    return os.copy_file_range(source.fd, target.fd, n, at, at)
+    with source as from_, target as to:
+        return os.copy_file_range(from_, to, n, at, at)
 
 
 def _extents(source: Dup, size: int) -> list[tuple[int, int]]:
+    with source as from_:
+        return _data_in(from_, size)
+
+
+def _data_in(source: int, size: int) -> list[tuple[int, int]]:
     """Where there is data, as pairs of offsets."""
     found, at = [], 0
     while at < size:
         try:
-            start = os.lseek(source.fd, at, os.SEEK_DATA)
+            start = os.lseek(source, at, os.SEEK_DATA)
+            end = min(os.lseek(source, start, os.SEEK_HOLE), size)
         except OSError as error:
             if error.errno == errno.ENXIO:
-                break  # nothing but a hole from here on
+                break  # nothing but a hole from here on, or it has become shorter
             return [(0, size)]  # the file system does not say
-        end = min(os.lseek(source.fd, start, os.SEEK_HOLE), size)
         found.append((start, end))
         at = end
     return found
 
 
-def dress_as(source: Dup, status: os.stat_result, own: Dup) -> None:
+def dress_as(source: int, status: os.stat_result, own: Dup) -> None:
     """Give the copy what its source has, as cp -p: owner, mode, times, extended attributes (ACLs among them)."""
-    fd = own.fd
+    with own as fd:
+        _dress_as(source, status, fd)
+
+
+def _dress_as(source: int, status: os.stat_result, fd: int) -> None:
     bits = stat.S_IMODE(status.st_mode)
     new = os.fstat(fd)
     if (new.st_uid, new.st_gid) != (status.st_uid, status.st_gid):
         try:
             os.fchown(fd, status.st_uid, status.st_gid)
-        except PermissionError:
+        except OSError:
             bits &= ~(stat.S_ISUID | stat.S_ISGID)  # not for somebody else's account
-            with suppress(PermissionError):
+            with suppress(OSError):
                 os.fchown(fd, -1, status.st_gid)
     if hasattr(os, "listxattr"):
         with suppress(OSError):
-            for name in os.listxattr(source.fd):
+            for name in os.listxattr(source):
                 with suppress(OSError):  # not ours to read, or to set, or none that the target's file system knows
-                    os.setxattr(fd, name, os.getxattr(source.fd, name))
-    os.fchmod(fd, bits)
+                    os.setxattr(fd, name, os.getxattr(source, name))
+    with suppress(PermissionError):  # a file system without modes
+        os.fchmod(fd, bits)
     os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def _dress_new(plan: Any, own: Dup) -> None:
-    """What a file that is made by open(2) has."""
-    old = plan.status
-    os.fchmod(own.fd, 0o666 & ~plan.umask if old is None else stat.S_IMODE(old.st_mode))
 
 
 def _distinct(source: Any, target: Any, status: os.stat_result, plan: Any) -> None:
@@ -299,15 +339,16 @@ async def copy_file(
 
     `ring`: by default the running loop's own (`get_ring`).
 
-    Cancelled, or with an error, it leaves `target` as it was, and nothing else. What is written to the source meanwhile is
-    in the copy or not.
+    Cancelled, or with an error, it leaves `target` as it was, and nothing else (at the last moment, when it is being put
+    there, perhaps the whole copy). What is written to the source meanwhile is in the copy or not.
 
     Raises:
         OSError: as open(2), read(2), write(2), rename(2) ..., with the file name; EINVAL: one of them is no regular file;
             EOPNOTSUPP ...: `reflink="always"` cannot be had.
         shutil.SameFileError: both are the same file.
-        ValueError, TypeError: an argument makes no sense.
+        ValueError, TypeError: an argument makes no sense, or `reflink="always"` stands beside `direct` or `sparse=False`.
         RingClosedError, WrongLoopError: as every operation of a ring.
+        Exception: what `progress` raises.
     """
     here = get_ring() if ring is None else ring
     copying = Copying(here, direct, reflink, sparse, preserve, durable)
@@ -322,15 +363,18 @@ async def copy_file(
         plan = await here.run(plan_of, to)
         _distinct(name, to, status, plan)
         told = Told(progress, status.st_size)
-        dress = partial(dress_as, Dup(fd), status) if preserve else partial(_dress_new, plan)
+        dressing = partial(dress_as, fd, status) if preserve else partial(dress, plan, None)
 
         async def fill(made: int) -> int:
             told.begin()
             return await copying.content(fd, name, made, status, told)
 
         try:
-            return await put_in_place(here, plan, fill, dress, durable)
+            return await put_in_place(here, plan, fill, dressing, durable)
         except OSError as error:
-            raise named(error, to) from None
+            error.filename, error.filename2 = to, None  # it is about this file, whatever was done it with
+            raise
+        except Elsewhere as elsewhere:
+            raise elsewhere.error from elsewhere.error.__cause__
     finally:
         await close_fd(here, fd)

@@ -21,12 +21,14 @@ from typing import Any, Literal, NamedTuple
 import anyio
 
 from ..errors import RingClosedError, os_error
-from ..files.atomic import Dup
+from ..files.atomic import Dup, on_worker, umask
 from ..files.folders import sync_folder
 from ..files.put import named
 from ..files.ring_io import close_fd
+from ..kernel import at_once
+from ..loops.outcome import begun
 from ..ring import Ring, get_ring
-from .copy_file import Copying, Progress, Told, dress_as
+from .copy_file import Copying, Elsewhere, Progress, Told, dress_as
 
 __all__ = ["copy_tree"]
 
@@ -85,31 +87,43 @@ async def copy_tree(
     name, to = os.fspath(source), os.fspath(target)
     if isinstance(name, bytes) != isinstance(to, bytes):
         name, to = os.fsencode(name), os.fsencode(to)
-    made = await here._run_out(_begin, name, to)
+    made = await here._run_out(_beside, name, to)
     try:
-        tree = await here.run(_walk, name)
+        await here._run_out(_begin, made, to)
+        tree = await here._run_out(_walk, name)
         told = Told(progress, tree.size)
         told.begin()
-        await here.run(_make_folders, made, tree.folders)
+        await here._run_out(_make_folders, made, tree.folders)
         size = await _files(here, copying, name, made, tree.files, told)
-        await here.run(_finish, name, made, tree, preserve)
+        await here._run_out(_finish, name, made, tree, preserve)
         if durable:
             for folder in (*reversed(tree.folders), None):
                 await sync_folder(here, made if folder is None else os.path.join(made, folder.path))
         await here._run_out(_put, made, to)
     except GeneratorExit:
         raise
-    except BaseException:
+    except BaseException as error:
         await _remove(here, made)
+        if isinstance(error, OSError):
+            for which in ("filename", "filename2"):
+                setattr(error, which, _shown(getattr(error, which), made, to))
+        elif isinstance(error, Elsewhere):
+            raise error.error from error.error.__cause__
         raise
     if durable:
         await sync_folder(here, os.path.dirname(made))
     return size
 
 
+def _shown(name: Any, made: Any, target: Any) -> Any:
+    """By the name that it was to have."""
+    return target + name[len(made) :] if type(name) is type(made) and name.startswith(made) else name
+
+
 async def _files(ring: Ring, copying: Copying, source: Any, made: Any, files: list[_Entry], told: Told) -> int:
     """All regular files, some at a time; small ones in batches, each by one job of a worker."""
-    small = [] if copying.direct or copying.reflink == "always" else [f for f in files if f.status.st_size <= _SMALL]
+    one_by_one = copying.direct or copying.durable or copying.reflink == "always"
+    small = [] if one_by_one else [f for f in files if f.status.st_size <= _SMALL]
     large = files if not small else [f for f in files if f.status.st_size > _SMALL]
     left: Iterator[list[_Entry]] = iter([*([entry] for entry in large), *_batches(small)])
     total, failed = 0, list[BaseException]()
@@ -129,6 +143,7 @@ async def _files(ring: Ring, copying: Copying, source: Any, made: Any, files: li
                 total += size
             except Exception as error:
                 failed.append(error)
+                group.cancel_scope.cancel()
                 return
 
     async with anyio.create_task_group() as group:
@@ -165,7 +180,7 @@ async def _one(ring: Ring, copying: Copying, source: Any, target: Any, told: Tol
         try:
             size = await copying.content(fd, source, made, status, told)
             if copying.preserve:
-                await ring.run(partial(dress_as, Dup(fd), status), Dup(made))
+                await on_worker(ring, dress_as, fd, status, Dup(made))
             if copying.durable:
                 await ring.fsync(made)
             return size
@@ -178,21 +193,31 @@ async def _one(ring: Ring, copying: Copying, source: Any, target: Any, told: Tol
 
 
 async def _remove(ring: Ring, made: Any) -> None:
-    with suppress(OSError):
+    """Whatever becomes of the caller."""
+
+    async def body() -> bool:
         try:
-            with anyio.CancelScope(shield=True):
-                await ring._run_out(partial(shutil.rmtree, made, ignore_errors=True))
+            await ring._run_out(partial(shutil.rmtree, made, ignore_errors=True))
         except RingClosedError:
             shutil.rmtree(made, ignore_errors=True)
+        return True
+
+    engine = ring._started
+    if engine is None or engine.ended:
+        shutil.rmtree(made, ignore_errors=True)
+    else:
+        await begun(engine.loop, body, "removal of half a copy").result()
 
 
 # --- on a worker ------------------------------------------------------------------------------------------------------
 
 
-def _begin(source: Any, target: Any) -> Any:
-    """Whether it may be: then a folder beside the target."""
+def _beside(source: Any, target: Any) -> Any:
+    """Whether it may be: then the name of a folder beside the target."""
     if not stat.S_ISDIR(os.stat(source).st_mode):
         raise os_error(errno.ENOTDIR, source)
+    if not target:
+        raise os_error(errno.ENOENT, target)
     if os.path.lexists(target):
         raise os_error(errno.EEXIST, target)
     slash: Any = b"/" if isinstance(target, bytes) else "/"
@@ -207,11 +232,14 @@ def _begin(source: Any, target: Any) -> Any:
         inner = os.path.dirname(inner)
     name: Any = f".aioring-{os.urandom(8).hex()}"
     made: Any = os.path.join(above, os.fsencode(name) if isinstance(target, bytes) else name)
+    return made
+
+
+def _begin(made: Any, target: Any) -> None:
     try:
         os.mkdir(made, 0o700)
     except OSError as error:
         raise os_error(error.errno or errno.EIO, target) from None
-    return made
 
 
 def _walk(source: Any) -> _Tree:
@@ -268,9 +296,9 @@ def _copy_small(source: Any, made: Any, batch: list[_Entry], copying: Copying) -
                 raise OSError(errno.EINVAL, "it is no regular file any more", old)
             to = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if copying.preserve else 0o666)
             try:
-                total += copying.small(Dup(fd), Dup(to), status)
+                total += copying.small(fd, to, status)
                 if copying.preserve:
-                    dress_as(Dup(fd), status, Dup(to))
+                    dress_as(fd, status, Dup(to))
                 if copying.durable:
                     os.fsync(to)
             finally:
@@ -294,8 +322,7 @@ def _finish(source: Any, made: Any, tree: _Tree, preserve: bool) -> None:
             _dress(old, new, status)
     for path, first in tree.links:
         os.link(os.path.join(made, first), os.path.join(made, path), follow_symlinks=False)
-    mask = os.umask(0o077)
-    os.umask(mask)
+    mask = umask()
     for path, status in (*reversed(tree.folders), (None, tree.root)):
         old, new = (source, made) if path is None else (os.path.join(source, path), os.path.join(made, path))
         if preserve:
@@ -311,6 +338,11 @@ def _dress(old: Any, new: Any, status: os.stat_result) -> None:
 
 
 def _put(made: Any, target: Any) -> None:
-    if os.path.lexists(target):
-        raise os_error(errno.EEXIST, target)
-    os.rename(made, target)
+    try:
+        at_once.rename_to_nothing(os.fsencode(made), os.fsencode(target))
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL):
+            raise os_error(error.errno or errno.EIO, target) from None
+        if os.path.lexists(target):
+            raise os_error(errno.EEXIST, target) from None
+        os.rename(made, target)

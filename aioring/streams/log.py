@@ -215,7 +215,7 @@ class Log:
         engine = commits.engine
         if _get_running_loop() is not engine.loop.key or not engine.open:
             engine.check()  # which says what is wrong; on trio it is asked each time
-        data = record if type(record) is bytes else lent_bytes(record)
+        data: Any = record if type(record) is bytes else lent_bytes(record)
         if len(data) > MOST:
             raise ValueError(f"a record of {len(data)} bytes: at most {MOST}")
         if data is not record:

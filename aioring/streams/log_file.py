@@ -121,7 +121,7 @@ async def _undo(ring: Ring, file: LogFile, path: Any) -> None:
             await close_fd(ring, file.let_go())
         return True
 
-    await begun(ring._started.loop, body, "close of a log").wait()  # type: ignore[union-attr]
+    await begun(ring._started.loop, body, "close of a log").result()  # type: ignore[union-attr]
 
 
 async def _locked(ring: Ring, file: LogFile, readonly: bool, identity: tuple[int, int]) -> None:

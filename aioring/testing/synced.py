@@ -99,7 +99,7 @@ def _look(
         for change in io.changes:
             if change.durable:
                 by.add(change.by)
-            elif change.over is not None and not _undone(change, later):
+            elif change.over is not None and change.what != "create" and not _undone(change, later):
                 open_.append(change)
     if of_bytes:
         if not writes:

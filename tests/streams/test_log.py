@@ -26,6 +26,7 @@ from aioring.testing import Recording, Scripted, Trace
 from tests.conftest import ONCE
 from tests.harness import SOON, Held, all_over, begin, cancelled_again_and_again, open_in, small_disk, ticks
 
+LIGHT = True  # see conftest.py
 SYNCS = ("open_datasync", "fdatasync")
 
 

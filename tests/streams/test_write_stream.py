@@ -23,6 +23,7 @@ from aioring.testing import Recording, Scripted, Trace, assert_synced
 from tests.conftest import ONCE, pattern
 from tests.harness import SOON, Held, all_over, begin, open_in, small_disk, ticks
 
+LIGHT = True  # see conftest.py
 DIRECT = [False, "try"]
 module: Any = importlib.import_module("aioring.streams.write_stream")  # (the package has the function under that name)
 
