@@ -29,8 +29,6 @@ class AioringError(Exception):
 class RingClosedError(AioringError):
     """The ring is closed, was never started, or was closed while this operation waited."""
 
-    told = False  # it had been handed to the kernel, or a worker, which may carry it out all the same
-
 
 class WrongLoopError(AioringError):
     """The ring belongs to another event loop, another thread or another process."""

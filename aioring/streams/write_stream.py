@@ -211,6 +211,7 @@ class WriteStream:
             self._ask_write(engine, self._view[: self._fill], self._memory)
 
     def _ask_write(self, engine: Engine, view: memoryview, memory: Memory | None) -> None:
+        engine.check()
         n = view.nbytes
         handle = Handle(WRITE, self._fd, self._base, n)
         handle.view = view
