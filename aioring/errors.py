@@ -29,6 +29,8 @@ class AioringError(Exception):
 class RingClosedError(AioringError):
     """The ring is closed, was never started, or was closed while this operation waited."""
 
+    begun = False  # it is carried out all the same, or will be: by the kernel, or by a worker who had taken it
+
 
 class WrongLoopError(AioringError):
     """The ring belongs to another event loop, another thread or another process."""

@@ -62,7 +62,8 @@ class Handle(Request):
     audit: tuple[Any, ...] | None = None  # the event and arguments that `os` would raise
     cancelling: bool = False
     link: int | None = None  # which link of its chain
-    shut: bool = False  # a link that was ended by the closing of its ring
+    shut: bool = False  # it was ended by the closing of its ring
+    begun: bool = False  # and yet it is carried out, or will be
     packed: bool = False  # its memory is made
 
     def __init__(self, operation: Operation, fd: int = -1, offset: int = 0, length: int = 0) -> None:

@@ -176,6 +176,8 @@ def _let_go(engine: Engine) -> None:
     _tell_all(engine)
     engine.ended = "closed"
     left = [handle for handle in engine.live.values() if handle.state == SUBMITTED]
+    for handle in left:
+        handle.begun = _has_begun(engine, handle)
     waiting = _told_nobody(engine)
     for fd in engine.watched:
         engine.loop.unwatch(fd)
@@ -226,6 +228,13 @@ def _let_go(engine: Engine) -> None:
         )
     if said is not None:
         raise said
+
+
+def _has_begun(engine: Engine, handle: Handle) -> bool:
+    """Whether it is carried out, or will be, though its ring is gone: the kernel has it, or a worker has taken it."""
+    if handle.served_by == engine.workers.name:
+        return not engine.workers.waits(handle)
+    return engine.method.by_opcode or handle.outcome is not None
 
 
 def _tell_all(engine: Engine) -> None:

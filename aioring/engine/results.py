@@ -93,7 +93,12 @@ class Results(Fences):
         if res >= 0:
             return handle.operation.result(handle, res)
         if res == -errno.ECANCELED and (handle.shut or (not self.open and handle.link is None)):
-            raise RingClosedError(f"the ring was closed before this was done ({handle.describe(handle.served_by)})")
+            closed = RingClosedError(f"the ring was closed before this was done ({handle.describe(handle.served_by)})")
+            closed.begun = handle.begun
+            try:
+                raise closed
+            finally:
+                del closed
         error = os_error(-res, handle.name, handle.name2, handle.describe(handle.served_by or "none"), handle.link)
         if res == -errno.EINVAL and handle.operation.transfers and is_direct(handle.fd):
             error.add_note(_what_direct_needs(handle.fd))

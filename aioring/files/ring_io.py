@@ -110,8 +110,9 @@ async def close_fd(ring: Ring, fd: int) -> None:
     """Close what was opened here; in place, where the ring is closed. Once asked for it goes on, cancelled or not."""
     try:
         await ring.close(fd)
-    except RingClosedError:
-        os.close(fd)
+    except RingClosedError as error:
+        if not error.begun:  # else its number may be somebody else's by now
+            os.close(fd)
 
 
 def in_its_thread(engine: Engine, call: Callable[[], Any]) -> None:

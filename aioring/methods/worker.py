@@ -144,6 +144,10 @@ class Worker:
             self._completed.append((handle.token, -errno.ECANCELED))
             self._ring()
 
+    def waits(self, handle: Handle) -> bool:
+        """Whether no worker has taken it yet."""
+        return handle in self._pending
+
     def waiting(self) -> bool:
         """Whether jobs wait: whoever queued them may have been struck before it woke anybody."""
         return bool(self._queue)

@@ -270,6 +270,8 @@ class WriteStream:
         engine = self._ring._started if self._ring is not None else None
         if engine is None or not engine.open or not self._paces or self._error is not None:
             return
+        if self._syncing and not self._durable:
+            return  # it is only to be begun, and the next is of all that has come meanwhile
         n, flags = self._written - self._paced, _WAIT if self._durable else _START
         handle = define.sync_range(self._fd, self._paced, n, flags)
         handle.on_done = self._synced

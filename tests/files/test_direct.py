@@ -30,6 +30,8 @@ from tests.files.model import Call, binary_calls, compare
 from tests.files.test_binary import CONTENT, MODES, SUPPRESSED
 from tests.harness import Held, all_over, begin, open_in, small_disk, ticks
 
+LIGHT = True  # see conftest.py
+
 SECTOR = 4096  # a multiple of what any device here wants
 
 

@@ -18,6 +18,8 @@ from aioring import read_files
 from tests.conftest import open_fds, pattern
 from tests.harness import SOON, Held, cancelled_again_and_again, ticks
 
+LIGHT = True  # see conftest.py
+
 
 def made(folder: Path, sizes: list[int]) -> list[Path]:
     paths = [folder / str(i) for i in range(len(sizes))]

@@ -30,6 +30,8 @@ from tests import fuse
 from tests.conftest import open_fds
 from tests.harness import begin, ticks
 
+LIGHT = True  # see conftest.py
+
 
 async def taken(items: AsyncIterator[Any]) -> list[Any]:
     return [item async for item in items]

@@ -29,6 +29,8 @@ from aioring.testing import Scripted
 from tests.conftest import pattern
 from tests.harness import SOON, all_over, begin, cancelled_again_and_again, open_in, ticks
 
+LIGHT = True  # see conftest.py
+
 SIZES = [0, 1, 4095, 4096, 4097, 65535, 65536, 65537, (1 << 20) + 1]
 OLD, NEW = b"old " * 5000, b"new " * 7000
 

@@ -28,6 +28,8 @@ import aioring
 from aioring.testing import Scripted
 from tests.conftest import pattern
 
+LIGHT = True  # see conftest.py
+
 WHOLE = pattern(100_000)
 ERRORS = (OSError, ValueError, TypeError, OverflowError, BufferError, MemoryError)
 Calls = Mapping[str, tuple[Callable[[], Awaitable[Any]], Callable[[], Any]]]

@@ -24,6 +24,8 @@ from aioring.testing import Recording, Scripted, Trace
 from tests.conftest import open_fds, pattern
 from tests.harness import SOON, all_over, begin, cancelled_again_and_again, ticks
 
+LIGHT = True  # see conftest.py
+
 pytestmark = [pytest.mark.anyio]
 
 SIZE = 1_000_000  # 122 blocks of 8 KiB, and a part of one
