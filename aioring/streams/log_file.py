@@ -295,12 +295,13 @@ async def _make_beside(ring: Ring, file: LogFile, folder: Any, how: int) -> tupl
     """A new log, locked and on the disk, under a name that is to be another."""
     name: Any = f".aioring-{os.urandom(8).hex()}"
     new = os.path.join(folder, os.fsencode(name) if isinstance(folder, bytes) else name)
-    fd = await ring._create(new, os.O_RDWR | how, 0o666)
+    fd = await ring._create(new, os.O_RDWR | how, 0o600)
     made = LogFile(fd, file.name, file.path, 0, HEADER, False)
     try:
         await ring._run_out(_lock, made, False)
         status = os.fstat(fd)
         _open_here[status.st_dev, status.st_ino] = made
+        await ring._run_out(_dress, fd, os.fstat(file.fd))
         await _make_new(ring, made)
     except GeneratorExit:
         raise
@@ -308,6 +309,13 @@ async def _make_beside(ring: Ring, file: LogFile, folder: Any, how: int) -> tupl
         await _undo(ring, made, new)
         raise
     return made, new
+
+
+def _dress(fd: int, old: os.stat_result) -> None:
+    """Who may read the old one may read the new one, and nobody else."""
+    with suppress(OSError):
+        os.fchown(fd, old.st_uid, old.st_gid)
+    os.fchmod(fd, stat.S_IMODE(old.st_mode))
 
 
 def next_archive(path: Any) -> Any:

@@ -17,6 +17,8 @@ import pytest
 import aioring.aiofiles.os as aos
 from tests.aiofiles.conftest import COMBINATIONS
 
+LIGHT = True  # see conftest.py
+
 
 class Here:
     """A path of its own kind."""

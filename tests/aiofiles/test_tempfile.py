@@ -19,6 +19,8 @@ from aioring.aiofiles import tempfile
 from aioring.loops import current
 from tests.harness import SOON, Held
 
+LIGHT = True  # see conftest.py
+
 KEPT: Any = {"delete_on_close": False}
 
 

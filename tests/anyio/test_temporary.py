@@ -20,6 +20,8 @@ from aioring.files import BinaryFile
 from aioring.testing import Scripted
 from tests.harness import all_over, begin, ticks
 
+LIGHT = True  # see conftest.py
+
 
 async def test_a_temporary_file_has_no_name_and_is_gone_with_its_block(ring: Any, tmp_path: Path) -> None:
     async with TemporaryFile(dir=str(tmp_path)) as file:

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from aioring.files import open as aopen
 from tests.files.model import Call, binary_calls, compare
 
+LIGHT = True  # see conftest.py
+
 MODES = ["rb", "wb", "ab", "r+b", "w+b", "a+b", "xb", "x+b"]
 BUFFERING = [-1, 0, 2, 7, 64, 8192]
 CONTENT = st.one_of(

@@ -20,6 +20,8 @@ from aioring.testing import Scripted
 from tests.conftest import pattern
 from tests.harness import SOON, all_over, begin, ticks
 
+LIGHT = True  # see conftest.py
+
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_reads_and_writes_in_one_buffer_cancelled_at_random(ring: Any, path: Path, seed: int) -> None:

@@ -31,6 +31,8 @@ from tests.conftest import open_fds, pattern
 from tests.files.model import outcome_of
 from tests.harness import SOON, Held, begin, ticks
 
+LIGHT = True  # see conftest.py
+
 
 class Fd:
     """What has `__index__`."""

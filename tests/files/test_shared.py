@@ -22,6 +22,8 @@ from aioring.testing import Scripted
 from tests.conftest import pattern
 from tests.harness import SOON, Held, all_over, begin, ticks
 
+LIGHT = True  # see conftest.py
+
 
 @pytest.mark.parametrize(("mode", "buffering"), [("wb", 0), ("wb", 5), ("wb", -1), ("ab", 0), ("w+b", 7), ("a+b", -1)])
 async def test_writes_of_many_tasks_land_in_the_order_in_which_they_were_made(

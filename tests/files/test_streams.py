@@ -17,6 +17,8 @@ from aioring.testing import Scripted
 from tests.conftest import open_fds, pattern
 from tests.harness import cancelled_again_and_again, ticks
 
+LIGHT = True  # see conftest.py
+
 SIZE = 700_001
 
 

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from aioring.files import open as aopen
 from tests.files.model import Call, compare, text_calls, texts
 
+LIGHT = True  # see conftest.py
+
 MODES = ["r", "w", "a", "r+", "w+", "a+", "x", "x+"]
 ENCODINGS = [
     "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32", "ascii", "latin-1", "cp1252", "shift_jis", "utf-7", None,

@@ -99,7 +99,8 @@ async def test_streams_that_end_early_give_their_slots_back(anyio_backend: Any, 
                 await stream.reset()
                 await stream.aclose()
             del stream, block
-            gc.collect()
+            if i % 3 == 2:
+                gc.collect()
         while ring._engine.live:  # those that were dropped
             await anyio.sleep(0.001)
         assert ring._memory is not None

@@ -21,6 +21,8 @@ import aioring
 from aioring.testing import Scripted
 from tests.conftest import close_quietly, pattern
 
+LIGHT = True  # see conftest.py
+
 ERRORS = (OSError, ValueError, TypeError, OverflowError, BufferError, MemoryError)
 SIZE = 70_000  # more than SMALL, the largest read that the page cache is asked for
 EDGES = (0, 1, 2, 4095, 4096, 4097, 8192, 65_535, 65_536, 65_537, SIZE - 1, SIZE, SIZE + 1, 131_072)

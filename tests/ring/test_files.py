@@ -22,6 +22,8 @@ from aioring.testing import Recording, Trace
 from tests.conftest import pattern
 from tests.harness import Held, all_over, begin, ticks
 
+LIGHT = True  # see conftest.py
+
 WHOLE = pattern(100_000)
 KEEP_SIZE, PUNCH_HOLE, COLLAPSE_RANGE, ZERO_RANGE, INSERT_RANGE, UNSHARE_RANGE = 1, 2, 8, 16, 32, 64
 STAT_FIELDS = [name for name in dir(os.stat_result) if name.startswith("st_")]

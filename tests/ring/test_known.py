@@ -20,6 +20,8 @@ from aioring.ring.page_cache import SMALL
 from aioring.testing import Recording, Trace
 from tests.conftest import pattern
 
+LIGHT = True  # see conftest.py
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

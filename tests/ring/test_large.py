@@ -16,6 +16,8 @@ from aioring.ring.large import LARGE, PIECE
 from tests.conftest import pattern
 from tests.harness import all_over, begin
 
+LIGHT = True  # see conftest.py
+
 SIZE = 5 * PIECE + 12_345
 WHOLE = pattern(SIZE)
 

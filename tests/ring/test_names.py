@@ -15,6 +15,8 @@ import pytest
 
 import aioring
 
+LIGHT = True  # see conftest.py
+
 NAMES = ("rename", "unlink", "mkdir", "rmdir", "symlink", "link")
 
 

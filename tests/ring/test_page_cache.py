@@ -18,6 +18,8 @@ from aioring.ring import page_cache
 from aioring.ring.page_cache import NOWAIT, SMALL, PageCache
 from tests.conftest import pattern
 
+LIGHT = True  # see conftest.py
+
 pytestmark = pytest.mark.skipif(not NOWAIT or at_once.preadv2 is None, reason="no preadv2(2) here")
 
 

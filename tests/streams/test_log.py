@@ -790,6 +790,13 @@ async def test_rotating_begins_a_new_file(ring: aioring.Ring, place: Path, tmp_p
     assert not open_in(tmp_path)
 
 
+async def test_who_may_read_the_log_may_read_the_next(ring: aioring.Ring, place: Path) -> None:
+    async with Log(place, ring=ring) as log:
+        place.chmod(0o640)
+        archive = await log.rotate()
+        assert place.stat().st_mode & 0o7777 == os.stat(archive).st_mode & 0o7777 == 0o640
+
+
 async def test_what_is_appended_while_it_is_rotated_is_in_one_of_them(ring: aioring.Ring, place: Path) -> None:
     appended: list[bytes] = []
     async with Log(place, ring=ring) as log:
