@@ -28,7 +28,7 @@ from ..ring import Ring
 from .put import Pieces
 from .ring_io import close_fd
 
-__all__ = ["Dup", "Plan", "dress", "on_worker", "plan_of", "put_in_place", "replace", "umask"]
+__all__ = ["Dup", "Plan", "dress", "on_worker", "plan_of", "put_in_place", "remove", "replace", "umask"]
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ async def put_in_place(
             await ring.rename(name, plan.target)
         except BaseException:
             if name is not None:
-                await _remove(ring, name)
+                await remove(ring, name)
             raise
         if durable:
             await ring.fsync(folder)
@@ -128,7 +128,7 @@ async def put_in_place(
                 await close_fd(ring, folder)
 
 
-async def _remove(ring: Ring, name: Any) -> None:
+async def remove(ring: Ring, name: Any) -> None:
     """The name, which may have been given or not, or be the target's by now; its caller is on the way out, and may be
     cancelled once more."""
 
@@ -163,7 +163,7 @@ async def _make(ring: Ring, plan: Plan) -> tuple[int, Any]:
         except FileExistsError:
             continue
         except BaseException:
-            await _remove(ring, name)
+            await remove(ring, name)
             raise
     raise os_error(errno.EEXIST, plan.target)
 

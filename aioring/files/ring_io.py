@@ -116,8 +116,9 @@ async def close_fd(ring: Ring, fd: int) -> None:
 
 
 def in_its_thread(engine: Engine, call: Callable[[], Any]) -> None:
-    """Whoever held something was dropped, in whatever thread the garbage is collected: call in the loop's, here or soon."""
-    if engine.doorbell.thread == threading.get_ident() or not engine.workers.hand_over(call):
+    """Whoever held something was dropped, in whatever thread the garbage is collected: call in the loop's, whether it runs
+    or not, or leave it to that."""
+    if engine.doorbell.thread == threading.get_ident() or engine.ended or not engine.workers.hand_over(call):
         call()
 
 

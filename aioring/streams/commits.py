@@ -74,7 +74,6 @@ class Commits:
         self.engine, self.file = engine, file
         self.queue: deque[Append] = deque()
         self.error: OSError | None = None  # it is poisoned
-        self.busy = False  # a batch is under way
         self._step = step  # bytes that are allocated at once; 0: none
         self._zeros = memoryview(bytes(step))
         self._allocated = file.end  # it has been as far as here
@@ -82,7 +81,7 @@ class Commits:
         self._paused = False
         self._batch: list[Append] = []
         self._until = 0  # where the batch under way ends
-        self._handle: Handle | None = None  # what the method carries out for it
+        self._handle: Handle | None = None  # what the method carries out for the batch under way; None: there is none
         self._then: Callable[[Handle], None] = self._wrote
         self._soon = False
         self._quiet: list[Outcome[bool]] = []
@@ -197,7 +196,6 @@ class Commits:
     def _ask(self, handle: Handle, then: Callable[[Handle], None]) -> None:
         handle.on_done = self._arrived
         self._then = then
-        self.busy = True
         self._handle = handle
         if self.engine.open:
             self.engine.ask(handle)
@@ -295,7 +293,7 @@ class Commits:
         self._tell_quiet()
 
     def _rest(self) -> None:
-        self._handle, self.busy = None, False
+        self._handle = None
         if self._abandoned:
             drop_fd(self.engine, self.file.let_go())
         self.commit_soon()
@@ -318,7 +316,7 @@ class Commits:
 
     def abandon(self) -> None:
         """Nobody holds the log any more: close its file behind what is under way."""
-        if self.busy and not self.engine.ended:
+        if self._handle is not None and not self.engine.ended:
             self._abandoned = True
         else:
             drop_fd(self.engine, self.file.let_go())

@@ -174,10 +174,8 @@ class Copying:
                 if not n:
                     # It has become shorter; but /proc makes up what it has as it is read, and says nothing here.
                     return at if at > first else -1
-                if self.durable:
-                    await self.ring.sync_range(
-                        target, at, n, abi.SYNC_FILE_RANGE_WRITE
-                    )  # so that the last fsync is short
+                if self.durable:  # so that the last fsync is short
+                    await self.ring.sync_range(target, at, n, abi.SYNC_FILE_RANGE_WRITE)
                 at = before = at + n
                 told.more(n)
         told.more(size - before)

@@ -22,7 +22,8 @@ from zlib import crc32
 
 import anyio
 
-from ..errors import LogDamagedError, RingClosedError, os_error
+from ..errors import LogDamagedError, os_error
+from ..files.atomic import remove
 from ..files.folders import folder_of, sync_folder
 from ..files.put import named
 from ..files.ring_io import close_fd
@@ -112,11 +113,7 @@ async def _undo(ring: Ring, file: LogFile, path: Any) -> None:
     async def body() -> bool:
         try:
             if path is not None:
-                with suppress(OSError):
-                    try:
-                        await ring.unlink(path)
-                    except RingClosedError:
-                        os.unlink(path)
+                await remove(ring, path)
         finally:
             await close_fd(ring, file.let_go())
         return True

@@ -6,7 +6,6 @@ Cancelling: nothing leaves the line while something is awaited, so that a cancel
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from functools import partial
 from operator import length_hint
@@ -16,8 +15,8 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 from .. import loops
 from ..engine import Engine
 from ..errors import AioringError
+from ..files.ring_io import drop_fd, in_its_thread
 from ..handle import Handle
-from ..operations import CLOSE
 from ..ring import Ring, get_ring
 from .blocks import Block
 from .look_ahead import Last, LookAhead
@@ -303,14 +302,7 @@ class ReadStream(Generic[T]):
             if fd >= 0:
                 os.close(fd)
             return
-        engine = ahead.engine
-        # In the loop's own thread, whether it runs or not; else it is left to that.
-        if (
-            engine.doorbell.thread == threading.get_ident()
-            or engine.ended
-            or not engine.workers.hand_over(partial(_abandon, ahead, self._piece, fd))
-        ):
-            _abandon(ahead, self._piece, fd)
+        in_its_thread(ahead.engine, partial(_abandon, ahead, self._piece, fd))
 
 
 def _abandon(ahead: LookAhead, piece: Piece | None, fd: int) -> None:
@@ -324,10 +316,8 @@ def _abandon(ahead: LookAhead, piece: Piece | None, fd: int) -> None:
             in_flight = ahead.discard()
     finally:
         if fd >= 0:
-            if in_flight and not engine.ended:
-                close = Handle(CLOSE, fd)
-                close.orphan = True
-                engine.ask(close)
+            if in_flight:
+                drop_fd(engine, fd)
             else:
                 os.close(fd)
 
