@@ -24,6 +24,7 @@ from ..methods import Method, choose
 from ..methods.recording import Recording
 from ..methods.worker import Worker
 from ..observe.counters import Counters
+from ..observe.serve import asked_for
 from ..readiness import Readiness
 
 __all__ = ["Lifetime"]
@@ -51,14 +52,14 @@ def _number(given: Any, variable: str, default: int) -> int:
     return int(text)
 
 
-def _switch(given: bool | None, variable: str) -> bool:
-    """A keyword argument, or the environment, or no."""
+def _switch(given: bool | None, variable: str, default: bool) -> bool:
+    """A keyword argument, or the environment, or the default."""
     if given is not None:
         return bool(given)
     text = os.environ.get(variable, "").lower()
     if text not in ("", "0", "off", "no", "false", "1", "on", "yes", "true"):
         raise ValueError(f"{variable}={text!r} in the environment: must be 1 or 0")
-    return text in ("1", "on", "yes", "true")
+    return text in ("1", "on", "yes", "true") if text else default
 
 
 def _refuse_subinterpreters() -> None:
@@ -96,7 +97,8 @@ class Lifetime:
         self._workers = _number(workers, "AIORING_WORKERS", WORKERS)
         self._liburing = os.environ.get("AIORING_LIBURING") or None
         self._page_cache_first = bool(page_cache_first)
-        self._counters = Counters(track_timing=_switch(track_timing, "AIORING_TRACK_TIMING"))
+        watched = asked_for() is not None
+        self._counters = Counters(track_timing=_switch(track_timing, "AIORING_TRACK_TIMING", watched))
         self._number = next(_numbers)
         self._started: Engine | None = None
         self._readiness: Readiness | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
+from dataclasses import asdict
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from ..engine.chains import Chain
 from ..handle import Handle
 from ..observe.counters import RingStats
 from ..observe.in_flight import InFlight, copied, of_handle, of_wait
+from ..observe.serve import Told, on_demand, told_by
 from ..readiness import READ as TO_READ, WRITE as TO_WRITE
 from .data import Data
 
@@ -29,6 +31,7 @@ class Observing(Data):
         super()._opened(engine)
         number = self._number
         _rings[number] = weakref.ref(self, lambda _: _rings.pop(number, None))
+        on_demand()
 
     @property
     def _label(self) -> str:
@@ -109,3 +112,13 @@ def in_flight() -> list[InFlight]:
 
 def _all() -> list[Observing]:
     return [ring for find in copied(lambda: _rings.values()) if (ring := find()) is not None]
+
+
+def _snapshot() -> Told:
+    told = [
+        {**ring.stats().as_dict(), "depth": ring.depth, "fallback_reason": ring.fallback_reason} for ring in rings()
+    ]
+    return told, [asdict(record) for record in in_flight()]
+
+
+told_by(_snapshot)

@@ -8,24 +8,20 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from ..console import console
+
 __all__ = ["show"]
 
 Line = tuple[str, str]
 
 
 def show(report: dict[str, Any]) -> None:
-    """Print it: by rich if that is installed (NO_COLOR and pipes are its business), else as plain text."""
-    try:
-        from rich.console import Console
-    except ImportError:
+    """Print it: to a terminal by rich if that is installed (NO_COLOR is its business), else as plain text."""
+    here = console()
+    if here is None:
         _plain(report)
     else:
-
-        class Ours(Console):
-            def on_broken_pipe(self) -> None:
-                raise  # as print() does; rich's own ends the program with status 1
-
-        _rich(report, Ours(highlight=False))
+        _rich(report, here)
 
 
 def _plain(report: dict[str, Any]) -> None:
@@ -49,21 +45,20 @@ def _wrapped(text: str, columns: int) -> str:
     )
 
 
-def _rich(report: dict[str, Any], console: Any) -> None:
+def _rich(report: dict[str, Any], here: Any) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    wide = {} if console.is_terminal else {"soft_wrap": True}
     for title, lines in _sections(report):
-        console.print(Text(title, style="bold"), **wide)
+        here.print(Text(title, style="bold"))
         for name, value in lines:
             line = Text.assemble((f"{name}: ", "cyan"), value)
-            console.print(Padding(line, (0, 0, 0, 2)) if console.is_terminal else Text("  ") + line, **wide)
-        console.print()
+            here.print(Padding(line, (0, 0, 0, 2)))
+        here.print()
     good = report["method"] == "io_uring" and not report["advice"]
-    console.print(Text(report["verdict"], style="bold green" if good else "bold yellow"), **wide)
+    here.print(Text(report["verdict"], style="bold green" if good else "bold yellow"))
     for number, one in enumerate(report["advice"], 1):
-        console.print(Text(f"{number}. {one}"), **wide)
+        here.print(Text(f"{number}. {one}"))
 
 
 def _sections(report: dict[str, Any]) -> Iterator[tuple[str, list[Line]]]:

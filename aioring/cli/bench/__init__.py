@@ -1,0 +1,198 @@
+"""`aioring bench [PATH]`: what would be gained on this machine, on this disk, in less than a minute.
+
+`target` is the file, `ways` are those who read it, `measure` drives them in turns, `verdict` says what the figures mean,
+and `page` makes one of HTML of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aioring
+
+from ..console import Column as Shown, fail, printable, reason_of, say, show_table
+from ..data.progress import bar
+from ..doctor import place
+from .measure import Results, measure
+from .page import page, plotting
+from .target import Target
+from .verdict import verdict
+from .ways import SYNC, THREADS, ways
+
+__all__ = ["add_to"]
+
+_SECONDS = 36.0  # of measuring; with the making of the file less than a minute
+_EPILOG = """Reads of 4 KiB at random, by plain blocking calls, by threads, by aiofiles if it is there, and by each of
+aioring's methods; cached, cold (the page cache is emptied of this file, and only of it) and past the page cache; idle, and
+beside a thread that runs Python. Each way has its turn in each of three rounds, and the median counts.
+
+examples:
+  aioring bench                          makes a file in this folder; nothing of it is left, whatever happens
+  aioring bench /srv/tiles/0.bin         reads a file that is there
+  aioring bench /srv --html report.html  with plots, in one page
+"""
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="what would be gained on this machine and this disk",
+        description="Measure reads on this machine and this disk, beside blocking calls, threads and aiofiles, and say "
+        "what would be gained.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "path", nargs="?", default=".", metavar="PATH", help="file, or folder to make one in; default: here"
+    )
+    parser.add_argument(
+        "--size", type=_size, default=256 << 20, metavar="N", help="of the file that is made; default: 256M"
+    )
+    parser.add_argument("--tasks", type=_tasks, default=32, metavar="N", help="that read at once; default: 32")
+    parser.add_argument("--seconds", type=_seconds, default=_SECONDS, metavar="S", help="to measure for; default: 36")
+    parser.add_argument("--html", metavar="FILE", help="write a page with plots, too")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+_UNITS = {"": 0, "k": 10, "m": 20, "g": 30}
+
+
+def _size(text: str) -> int:
+    lower = text.lower().removesuffix("b").removesuffix("i")
+    number, unit = (lower[:-1], lower[-1:]) if lower[-1:] in ("k", "m", "g") else (lower, "")
+    if not number.isascii() or not number.isdigit() or int(number) << _UNITS[unit] < 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text!r}: a size of at least 1M, such as 64M")
+    return (int(number) << _UNITS[unit]) // (1 << 20) * (1 << 20)
+
+
+def _tasks(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r}: 1 to 256")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.1 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r}: seconds, 0.1 to 3600")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> None:
+    pyplot = plotting() if arguments.html else None
+    with _page_file(arguments.html) as write, Target(arguments.path, arguments.size) as target:
+        facts = _facts(target)
+        with bar("measuring", not arguments.json, "turns") as shown:
+            results, method, reason = asyncio.run(_measured(target, arguments, shown))
+        said = verdict(results, method, reason)
+        facts.append(("method", method if reason is None else f"{method}: {reason}"))
+        table = _table(results)
+        if pyplot is not None:
+            heading = f"aioring bench of {printable(os.path.abspath(arguments.path))}"
+            write(page(pyplot, heading, facts, said, table, results))
+    if arguments.json:
+        print(json.dumps(_as_dict(facts, said, results), indent=2))
+    else:
+        _show(facts, said, table, results)
+
+
+@contextmanager
+def _page_file(path: str | None) -> Iterator[Callable[[str], Any]]:
+    """Opened before a minute is spent on what cannot be written; nothing of it is left, if nothing is written."""
+    if path is None:
+        yield lambda text: None
+        return
+    there = os.path.exists(path)
+    try:
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - what is there stays there until there is another
+    except OSError as error:
+        fail(reason_of(error))
+    written = False
+
+    def write(text: str) -> None:
+        nonlocal written
+        try:
+            file.truncate(0)
+            file.write(text)
+            file.flush()
+        except OSError as error:
+            fail(reason_of(OSError(error.errno, error.strerror, path)))
+        written = True
+
+    try:
+        with file:
+            yield write
+    finally:
+        if not there and not written:
+            os.unlink(path)
+
+
+async def _measured(target: Target, arguments: argparse.Namespace, shown: Any) -> tuple[Results, str, str | None]:
+    async with aioring.Ring() as ring:
+        method, reason = ring.method, ring.fallback_reason
+    return await measure(target, await ways(), arguments.tasks, arguments.seconds, shown), method, reason
+
+
+def _facts(target: Target) -> list[tuple[str, str]]:
+    looked = place.look(target.given)
+    device = looked.get("device")
+    where = f"{looked.get('file_system')} on {device['name'] if device else looked.get('source')}"
+    made = "made for this, and gone" if target.made else "was there"
+    return [
+        ("aioring", f"{aioring.__version__}, {platform.python_implementation()} {platform.python_version()}"),
+        ("machine", f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs"),
+        ("path", f"{printable(os.path.abspath(target.given))} ({where})"),
+        ("file", f"{target.size >> 20} MiB, {made}"),
+        ("when", time.strftime("%Y-%m-%d %H:%M")),
+    ]
+
+
+def _table(results: Results) -> list[list[str]]:
+    """By column of results a row: a terminal has more lines than letters."""
+    names = results.ways
+    rows = [["4 KiB reads a second", *names]]
+    for column in results.columns:
+        base = results.rate(THREADS, column)
+        rows.append([column.title, *(_cell(results.rate(name, column), base, name) for name in names)])
+    return rows
+
+
+def _cell(rate: float | None, base: float | None, name: str) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate:,.0f}" if not base or name == THREADS else f"{rate:,.0f} ({rate / base:.2g})"
+
+
+def _show(facts: list[tuple[str, str]], said: list[str], table: list[list[str]], results: Results) -> None:
+    for name, value in facts:
+        say(f"{name}: {value}")
+    print()
+    head, *rows = table
+    keep = {name: 8 for name in head if name.startswith("aioring")} | {THREADS: 7, SYNC: 6}
+    show_table([Shown(head[0], False, 9), *(Shown(name, keep=keep.get(name, 5)) for name in head[1:])], rows)
+    say("(in brackets: by the thread pool's)")
+    for name, why in results.missing.items():
+        say(f"not measured: {name}: {why}")
+    print()
+    for sentence in said:
+        say(sentence, "bold")
+
+
+def _as_dict(facts: list[tuple[str, str]], said: list[str], results: Results) -> dict[str, Any]:
+    rates = [
+        {"way": name, **column._asdict(), "reads_per_second": results.rate(name, column), "rounds": found}
+        for (name, column), found in results.rates.items()
+    ]
+    return {**dict(facts), "rates": rates, "missing": results.missing, "verdict": said}

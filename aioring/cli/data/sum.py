@@ -1,0 +1,163 @@
+"""`aioring sum`: hashes, as sha256sum prints and checks them. Files are read by streams, and hashed by threads."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import aioring
+
+from ..console import fail, printable
+from .progress import Trouble, bar
+from .reading import pieces, size_of
+
+__all__ = ["add_to", "run"]
+
+_AT_ONCE = 8  # files
+_SMALL = 256 << 10  # bytes: to hash so little takes less time than to have a thread do it
+_FIXED = tuple(sorted(name for name in hashlib.algorithms_guaranteed if not name.startswith("shake")))
+_EPILOG = """examples:
+  aioring sum *.iso
+  aioring sum -r photos > photos.sha256
+  aioring sum -c photos.sha256
+"""
+
+
+def add_to(commands: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "sum",
+        help="hashes of files, as sha256sum",
+        description="Print the hash of each file, as sha256sum does, or check those that a file lists.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", nargs="+", metavar="FILE", help="`-`: standard input")
+    parser.add_argument("-a", "--algorithm", choices=_FIXED, default="sha256", metavar="NAME", help="default: sha256")
+    parser.add_argument("-r", "--recursive", action="store_true", help="all files of folders, too")
+    parser.add_argument("-c", "--check", action="store_true", help="FILE lists hashes and names: check them")
+    parser.add_argument(
+        "--direct", action="store_true", help="read past the page cache (O_DIRECT), where that can be had"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar; with --check: only what is wrong")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> None:
+    trouble = Trouble("sum")
+    asyncio.run(_check(arguments, trouble) if arguments.check else _print(arguments, trouble))
+    arguments.status = trouble.status
+
+
+async def _print(arguments: argparse.Namespace, trouble: Trouble) -> None:
+    names = list(_names(arguments.file, arguments.recursive, trouble))
+    async with aclosing(_hashed(names, arguments, trouble)) as found:
+        async for name, value in found:
+            if value is not None:
+                _line(f"{value}  {name}")
+
+
+async def _check(arguments: argparse.Namespace, trouble: Trouble) -> None:
+    wanted: dict[str, str] = {}
+    for listing in arguments.file:
+        try:
+            text = await aioring.read_text("/dev/stdin" if listing == "-" else listing, errors="surrogateescape")
+        except (OSError, ValueError) as error:
+            trouble.with_one(error, listing)
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            value, _, name = line.partition(" ")
+            if name[:1] not in (" ", "*") or not name[1:] or not _is_hash(value, arguments.algorithm):
+                fail(f"{printable(listing)}:{number}: no line of a {arguments.algorithm} hash and a name")
+            wanted[name[1:]] = value.lower()
+    wrong = 0
+    async with aclosing(_hashed(list(wanted), arguments, trouble)) as found:
+        async for name, seen in found:
+            right = seen == wanted[name]
+            wrong += not right and seen is not None
+            if not right or not arguments.quiet:
+                _line(f"{name}: {'OK' if right else 'FAILED' if seen is not None else 'FAILED to be read'}")
+    if wrong:
+        trouble.with_one(ValueError(f"{wrong} of {len(wanted)} files are not what they were"))
+
+
+def _is_hash(value: str, algorithm: str) -> bool:
+    return len(value) == 2 * hashlib.new(algorithm).digest_size and all(c in "0123456789abcdefABCDEF" for c in value)
+
+
+def _line(text: str) -> None:
+    print(printable(text) if sys.stdout.isatty() else text)
+
+
+def _names(given: list[str], recursive: bool, trouble: Trouble) -> Iterator[str]:
+    for name in given:
+        if not (recursive and os.path.isdir(name)):
+            yield name
+            continue
+        for folder, folders, files in os.walk(name, onerror=trouble.with_one):
+            folders.sort()
+            yield from (os.path.join(folder, file) for file in sorted(files))
+
+
+async def _hashed(
+    names: list[str], arguments: argparse.Namespace, trouble: Trouble
+) -> AsyncGenerator[tuple[str, str | None]]:
+    """Each name and its hash, in order; None where it could not be read, which has been said."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+    told = _Told(names)
+    with bar(told.title, not arguments.quiet) as shown:
+
+        async def one(name: str) -> str | None:
+            async with gate:
+                try:
+                    return await _hash(name, arguments, lambda n: shown(*told.more(n)))
+                except (OSError, ValueError) as error:
+                    trouble.with_one(error, name)
+                    return None
+
+        tasks: list[asyncio.Task[str | None]] = []
+        try:
+            left = iter(names)
+            for at, name in enumerate(names):
+                while len(tasks) < min(at + 4 * _AT_ONCE, len(names)):  # no more tasks than have something to do soon
+                    tasks.append(asyncio.create_task(one(next(left))))
+                yield name, await tasks[at]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Told:
+    """How much of all is done. What a file has is asked when all is listed; a pipe's is not known."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.title = printable(os.path.basename(names[0])) if len(names) == 1 else f"{len(names)} files"
+        self._done, self._total = 0, 0
+        for name in names:
+            try:
+                self._total += size_of(name) or 0
+            except OSError:
+                continue
+
+    def more(self, n: int) -> tuple[int, int | None]:
+        self._done += n
+        return self._done, max(self._total, self._done) or None
+
+
+async def _hash(name: str, arguments: argparse.Namespace, shown: Any) -> str:
+    found = hashlib.new(arguments.algorithm)
+    ring = aioring.get_ring()
+    async with aclosing(pieces("/dev/stdin" if name == "-" else name, arguments.direct)) as data:
+        async for piece in data:
+            if len(piece) > _SMALL:
+                await ring.run(found.update, piece)
+            else:
+                found.update(piece)
+            shown(len(piece))
+    return found.hexdigest()

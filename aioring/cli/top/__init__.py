@@ -1,0 +1,174 @@
+"""`aioring top PID`: the rings of another process, live.
+
+`fdinfo` has what the kernel tells of any program that uses io_uring; `peer` asks the program's own socket, where it is one
+of aioring's that serves (aioring/observe/serve.py); `watched` puts both into samples, `view` makes tables of two of them.
+`demo` is the program that `--self-demo` watches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
+
+from ..console import console, cut, fail, plain, table
+from .view import Part, heading, parts
+from .watched import Process, Sample
+
+__all__ = ["add_to", "run"]
+
+_EPILOG = """what it shows:
+  in kernel     about how many I/Os the kernel has taken and not completed
+  queued        entries that the kernel has not taken yet
+  unseen        completions that the program has not taken yet
+  overflown     completions that found the completion queue full
+
+Tasks, files and latencies are shown of programs that use aioring and let themselves be watched: start them with
+AIORING_OBSERVE=1, or have them call aioring.observe.serve().
+
+examples:
+  aioring top 4711
+  aioring top 4711 --count 1 | grep overflown      into a pipe: a block of lines each time
+  aioring top --self-demo                          a program made to be watched
+"""
+
+
+def add_to(commands: Any) -> None:
+    parser = commands.add_parser(
+        "top",
+        help="what another process does with io_uring, live",
+        description="What another process does with io_uring, live; of aioring's programs also by task and file.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("pid", nargs="?", type=_pid, metavar="PID", help="the process")
+    which.add_argument(
+        "--self-demo", action="store_true", help="start a small program that reads files, and watch that"
+    )
+    parser.add_argument("--socket", metavar="PATH", help="its socket, where aioring.observe.serve() was given a path")
+    parser.add_argument("-i", "--interval", type=_interval, default=1.0, metavar="S", help="seconds; default: 1")
+    parser.add_argument("-n", "--count", type=int, default=0, metavar="N", help="end after so many; default: go on")
+    parser.add_argument("--json", action="store_true", help="a line of JSON each time, of counters since the start")
+    parser.set_defaults(run=run)
+
+
+def _pid(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r} is no process id")
+    return int(text)
+
+
+def _interval(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.05 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r}: seconds, 0.05 to 86400")
+    return value
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if not sys.platform.startswith("linux"):
+        fail("only on Linux: it reads /proc")
+    demo = _started_demo() if arguments.self_demo else None
+    process = Process(arguments.pid if demo is None else demo.pid, arguments.socket)
+    try:
+        _watch(process, arguments)
+    finally:
+        process.close()
+        if demo is not None:
+            _end(demo)
+
+
+def _started_demo() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "aioring.cli.top.demo"]
+    environment = {**os.environ, "AIORING_OBSERVE": "1"}
+    # In a session of its own: what is typed, and the end of the terminal, is for us; it ends when its input does.
+    demo = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+    )
+    assert demo.stdout is not None
+    with demo.stdout as out:
+        if not out.readline():  # it says so when there is something to see
+            fail(f"the demo has not begun: it ended with status {demo.wait()}")
+    return demo
+
+
+def _end(demo: subprocess.Popen[bytes]) -> None:
+    assert demo.stdin is not None
+    with suppress(OSError):
+        demo.stdin.close()  # it cleans up
+    try:
+        demo.wait(5)
+    except subprocess.TimeoutExpired:
+        demo.kill()
+        demo.wait()
+
+
+def _watch(process: Process, arguments: argparse.Namespace) -> None:
+    before, now = None, process.sample()
+    screen = console()
+    if arguments.json or screen is None or arguments.count:
+        left = arguments.count or -1
+        if not arguments.json:  # rates need two samples
+            time.sleep(min(arguments.interval, 1.0))
+            before, now = now, process.sample()
+        while left:
+            print(json.dumps(_as_dict(process, now)) if arguments.json else _text(process, before, now), flush=True)
+            left -= 1
+            if left:
+                time.sleep(arguments.interval)
+                before, now = now, process.sample()
+        return
+    from rich.live import Live
+
+    with Live(console=screen, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(_screen(process, before, now, screen), refresh=True)
+            time.sleep(arguments.interval)
+            before, now = now, process.sample()
+
+
+def _text(process: Process, before: Sample | None, now: Sample) -> str:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    lines = [line if not width else line[:width] for line in heading(process, now)]
+    for part in parts(before, now, 40):
+        lines += ["", part.title, *plain(part.columns, part.rows, width)]
+    return "\n".join(lines) + "\n"
+
+
+def _screen(process: Process, before: Sample | None, now: Sample, screen: Any) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    size = screen.size
+    lines: list[Any] = [Text(time.strftime("%H:%M:%S  aioring top"), style="bold")]
+    lines += [Text(cut(line, size.width)) for line in heading(process, now)]
+    shown: list[Part] = parts(before, now, max(size.height - 12, 5))
+    for part in shown:
+        lines += [Text(""), Text(cut(part.title, size.width), style="bold"), table(part.columns, part.rows, size.width)]
+    return Group(*lines)
+
+
+def _as_dict(process: Process, sample: Sample) -> dict[str, Any]:
+    return {
+        "pid": process.pid,
+        "command": process.name,
+        "note": sample.note,
+        "kernel": None
+        if sample.kernel is None
+        else [
+            {**asdict(ring), "in_kernel": ring.in_kernel, "queued": ring.queued, "unseen": ring.unseen}
+            for ring in sample.kernel
+        ],
+        "aioring": None if sample.ours is None else asdict(sample.ours),
+    }

@@ -1,0 +1,145 @@
+"""The rings of any process, as /proc/PID/fdinfo tells them (io_uring/fdinfo.c): what it takes is the right to look, which
+is ptrace(2)'s. Which lines there are depends on the kernel; what is not told is None.
+
+    SqHead, SqTail                 entries that the kernel has not taken yet: between the two
+    CqHead, CqTail                 completions that the program has not taken yet
+    CachedSqHead - CqTail          about how many are in the kernel: each entry taken gives one completion, but for those
+                                   that give several (multishot), or none (IOSQE_CQE_SKIP_SUCCESS)
+    CqOverflowList                 completions that had no room
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+
+__all__ = ["KernelRing", "listening", "owner_of", "rings_of"]
+
+_RING = "anon_inode:[io_uring]"
+_WRAP = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRing:
+    """One ring, as the kernel sees it. Numbers that only grow wrap at 2**32."""
+
+    fd: int
+    numbers: dict[str, int] = field(default_factory=dict)  # "SqHead": 7 ...
+    overflown: int | None = None
+    files: int | None = None  # registered
+    buffers: int | None = None
+    sqpoll: bool = False
+
+    def between(self, head: str, tail: str) -> int | None:
+        if head not in self.numbers or tail not in self.numbers:
+            return None
+        return (self.numbers[tail] - self.numbers[head]) % _WRAP
+
+    @property
+    def queued(self) -> int | None:
+        return self.between("SqHead", "SqTail")
+
+    @property
+    def unseen(self) -> int | None:
+        return self.between("CqHead", "CqTail")
+
+    @property
+    def in_kernel(self) -> int | None:
+        """About; None where it makes no sense: a completion may have been posted since the entries were counted."""
+        head = "CachedSqHead" if "CachedSqHead" in self.numbers else "SqHead"
+        found = self.between("CqTail", head)
+        return None if found is None or found > _WRAP // 2 else max(found - (self.overflown or 0), 0)
+
+    def since(self, before: KernelRing | None, name: str) -> int | None:
+        """How far a number has gone."""
+        if before is None or name not in self.numbers or name not in before.numbers:
+            return None
+        return (self.numbers[name] - before.numbers[name]) % _WRAP
+
+
+def owner_of(pid: int) -> int:
+    """The user whose process it is. Raises `ProcessLookupError` where there is none."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from None
+
+
+def rings_of(pid: int) -> list[KernelRing]:
+    """Raises `ProcessLookupError`, `PermissionError`."""
+    owner_of(pid)
+    return [ring for fd in _fds(pid, _RING) if (ring := _ring(pid, fd)) is not None]
+
+
+def listening(pid: int, name: str) -> list[str]:
+    """The paths, as the process sees them, of Unix sockets of its that have such a name."""
+    inodes = {link[8:-1] for link in _links(pid).values() if link.startswith("socket:[")}
+    found = []
+    for line in _lines(f"/proc/{pid}/net/unix")[1:]:
+        parts = line.split(None, 7)
+        if len(parts) == 8 and parts[6] in inodes and os.path.basename(parts[7]) == name:
+            found.append(parts[7])
+    return list(dict.fromkeys(found))
+
+
+def _fds(pid: int, kind: str) -> list[int]:
+    return sorted(fd for fd, link in _links(pid).items() if link == kind)
+
+
+def _links(pid: int) -> dict[int, str]:
+    folder = f"/proc/{pid}/fd"
+    found = {}
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from None
+    for name in names:
+        try:
+            found[int(name)] = os.readlink(f"{folder}/{name}")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # closed meanwhile
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="backslashreplace") as file:
+            return file.read(4 << 20).splitlines()  # some kernels list every queued entry
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def _ring(pid: int, fd: int) -> KernelRing | None:
+    lines = _lines(f"/proc/{pid}/fdinfo/{fd}")
+    return parse(fd, lines) if lines else None
+
+
+def parse(fd: int, lines: list[str]) -> KernelRing:
+    """A line is `Name:\\tvalue`; what is listed below one is indented, or has a name that is a number."""
+    numbers: dict[str, int] = {}
+    overflown: int | None = None
+    inside = ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        listed = line[:1].isspace() or name.strip().isdigit()
+        if listed:
+            if inside == "CqOverflowList":
+                overflown = (overflown or 0) + 1
+            continue
+        inside = name
+        if name == "CqOverflowList":
+            overflown = 0
+        word = value.split()[0] if value.split() else ""
+        try:
+            numbers[name] = int(word, 16 if word.startswith("0x") else 10)
+        except ValueError:
+            continue
+    return KernelRing(
+        fd,
+        {name: number % _WRAP for name, number in numbers.items() if name.startswith(("Sq", "Cq", "Cached"))},
+        overflown,
+        numbers.get("UserFiles"),
+        numbers.get("UserBufs"),
+        numbers.get("SqThread", -1) > 0,
+    )

@@ -1,0 +1,89 @@
+"""A process that is watched: one `Sample` after the other, and what changed between two of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from ..console import fail, reason_of
+from . import fdinfo, peer
+
+__all__ = ["Process", "Sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    when: float
+    kernel: list[fdinfo.KernelRing] | None  # None: not for us to see
+    ours: peer.Snapshot | None
+    note: str  # why there is no `ours`, or no `kernel`
+
+
+class Process:
+    """`sample` again and again, until it raises `Failure`: the process is gone."""
+
+    def __init__(self, pid: int, path: str | None = None) -> None:
+        """`path`: of its socket, where it has one of its own."""
+        self.pid, self._path = pid, path
+        self._peer: peer.Peer | None = None
+        self._name = ""
+
+    def close(self) -> None:
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+
+    @property
+    def name(self) -> str:
+        """Its command line."""
+        if not self._name:
+            try:
+                with open(f"/proc/{self.pid}/cmdline", "rb") as file:
+                    self._name = file.read(4096).replace(b"\0", b" ").decode(errors="backslashreplace").strip()
+            except OSError:
+                pass
+        return self._name
+
+    def sample(self) -> Sample:
+        note = ""
+        try:
+            kernel = fdinfo.rings_of(self.pid)
+        except ProcessLookupError:
+            fail(f"there is no process {self.pid}")
+        except PermissionError:
+            kernel = None
+            who = (
+                "for root to see here (a sandbox?)"
+                if os.geteuid() == 0
+                else "for this user to see: ask as its user, or root"
+            )
+            note = f"the rings of process {self.pid} are not {who}"
+        if kernel is None and self._path is None:
+            fail(note)
+        ours, why = self._ask()
+        if ours is None and self._path is not None:
+            fail(f"{self._path}: {why}")
+        return Sample(time.monotonic(), kernel, ours, why or note)
+
+    def _ask(self) -> tuple[peer.Snapshot | None, str]:
+        """Another try each time: the program may begin to serve, or stop."""
+        try:
+            if self._peer is None:
+                self._peer = peer.find(self.pid) if self._path is None else peer.Peer(self._path, self.pid)
+            if self._peer is None:
+                return (
+                    None,
+                    "it has no aioring socket: AIORING_OBSERVE=1, or aioring.observe.serve(), shows tasks and files",
+                )
+            return self._peer.ask(), ""
+        except ConnectionRefusedError:
+            why = "its socket is stale: nobody listens there"
+        except peer.Strange as strange:
+            why = str(strange)
+        except ProcessLookupError:
+            fail(f"there is no process {self.pid}")
+        except OSError as error:
+            why = reason_of(error)
+        self.close()
+        return None, why
