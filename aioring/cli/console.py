@@ -5,12 +5,16 @@ line. Into a pipe go lines that are whole, without colours, whatever is installe
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 __all__ = ["Column", "Failure", "console", "fail", "plain", "printable", "reason_of", "say", "show_table", "sized"]
+
+
+_ADVICE = re.compile(r"aioring: (?!.*(, by \w+|from the kernel's cache)$)")  # not: which operation it was
 
 
 class Failure(Exception):
@@ -23,7 +27,7 @@ def fail(message: str) -> NoReturn:
 
 def reason_of(error: OSError | ValueError) -> str:
     """One line: the name, what was wrong, and what to do."""
-    notes = [note.removeprefix("aioring: ") for note in getattr(error, "__notes__", ()) if note.startswith("aioring: ")]
+    notes = [note.removeprefix("aioring: ") for note in getattr(error, "__notes__", ()) if _ADVICE.match(note)]
     if isinstance(error, OSError) and error.strerror:
         names = " to ".join(
             os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)
@@ -71,14 +75,14 @@ class Column(NamedTuple):
     title: str
     right: bool = True  # numbers
     keep: int = 0  # the lowest go first where there is no room for all
-    grows: bool = False  # text that may be cut
+    cut: str = ""  # text that may be cut: its "start" is what is left, or its "end" (of a path)
 
 
 def sized(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> tuple[list[int], list[int]]:
     """Which columns there is room for, and how wide they are; a terminal of 20 columns still has some. `width`: 0: any."""
     natural = [max([len(column.title), *(len(row[n]) for row in rows)]) for n, column in enumerate(columns)]
     least = [
-        min(natural[n], max(len(column.title), 8)) if column.grows else natural[n] for n, column in enumerate(columns)
+        min(natural[n], max(len(column.title), 8)) if column.cut else natural[n] for n, column in enumerate(columns)
     ]
     shown = list(range(len(columns)))
     if not width:
@@ -96,37 +100,29 @@ def sized(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) 
 
 def plain(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int = 0) -> list[str]:
     """A table as lines; none where there is no row."""
-    if not rows:
-        return []
     shown, widths = sized(columns, rows, width)
     lines = []
-    for row in ([column.title for column in columns], *rows):
-        cells = [
-            cut(row[n], size).rjust(size) if columns[n].right else cut(row[n], size).ljust(size)
-            for n, size in zip(shown, widths, strict=True)
-        ]
+    for row in ([column.title for column in columns], *rows) if rows else ():
+        cells = []
+        for n, size in zip(shown, widths, strict=True):
+            text = cut(row[n], size, columns[n].cut)
+            cells.append(text.rjust(size) if columns[n].right else text.ljust(size))
         lines.append("  ".join(cells).rstrip())
     return lines
 
 
-def cut(text: str, size: int) -> str:
-    """The end of a path tells more than its beginning."""
-    return text if len(text) <= size else "…" + text[len(text) - size + 1 :] if size > 1 else text[:size]
+def cut(text: str, size: int, keeps: str = "start") -> str:
+    if len(text) <= size:
+        return text
+    return "…" + text[len(text) - size + 1 :] if keeps == "end" else text[: size - 1] + "…"
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int, title: str = "") -> Any:
-    """The same as a rich table."""
-    from rich.table import Table
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Any:
+    """The same for rich, with titles that stand out."""
     from rich.text import Text
 
-    shown, widths = sized(columns, rows, width)
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title=title or None, title_justify="left")
-    for n, size in zip(shown, widths, strict=True):
-        column = columns[n]
-        made.add_column(column.title, justify="right" if column.right else "left", width=size, no_wrap=True, style="")
-    for row in rows:
-        made.add_row(*(Text(cut(row[n], size)) for n, size in zip(shown, widths, strict=True)))
-    return made
+    lines = plain(columns, rows, width)
+    return Text("\n").join(Text(line, style="" if n else "underline", no_wrap=True) for n, line in enumerate(lines))
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:

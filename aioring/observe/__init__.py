@@ -7,6 +7,6 @@ looked at.
 
 from __future__ import annotations
 
-from .serve import Serving, serve
+from .serving import Serving, serve
 
 __all__ = ["Serving", "serve"]

@@ -28,11 +28,12 @@ T = TypeVar("T")
 class Ring(Observing, Start, Names):
     """Asynchronous I/O for one event loop: `async with aioring.Ring() as ring`.
 
-    `method`: "auto" (io_uring where it works, else worker threads), "io_uring", "worker", "sync", or a method object;
-    default: AIORING_METHOD, else "auto". `depth`: how many I/Os may be in flight (default: AIORING_DEPTH, else 256); who
-    asks for more waits, in order. `workers`: worker threads at most (default: AIORING_WORKERS, else 8).
+    `method`: "auto" (io_uring where it works, else linux_aio, else worker threads), "io_uring", "linux_aio", "worker",
+    "sync", or a method object; default: AIORING_METHOD, else "auto". `depth`: how many I/Os may be in flight (default:
+    AIORING_DEPTH, else 256); who asks for more waits, in order. `workers`: worker threads at most (default:
+    AIORING_WORKERS, else 8).
     `page_cache_first`: serve small reads from the page cache in place. `track_timing`: keep how long I/Os were waited for
-    (default: AIORING_TRACK_TIMING, else no); see `stats`.
+    (default: AIORING_TRACK_TIMING, else whether AIORING_OBSERVE is set); see `stats`.
 
     A ring belongs to one loop and one thread. Making one touches no kernel; `start` or `async with` does.
 

@@ -18,8 +18,9 @@ def get_ring() -> Ring:
     """The ring of the loop that runs here: made on first use, closed when the loop is.
 
     It takes its settings from the environment (`AIORING_METHOD`, `AIORING_WORKERS`, `AIORING_DEPTH`,
-    `AIORING_LIBURING`). Where io_uring cannot be had it falls back to worker threads and says so once, at INFO, on the
-    logger `aioring`; it never raises for lack of a ring. In a forked child it makes a new one.
+    `AIORING_LIBURING`). Where io_uring cannot be had it falls back to the kernel's older AIO, or to worker threads, and
+    says so once, at INFO, on the logger `aioring`; it never raises for lack of a ring. In a forked child it makes a new
+    one.
 
     Raises:
         WrongLoopError: no event loop runs in this thread.

@@ -24,7 +24,7 @@ from ..methods import Method, choose
 from ..methods.recording import Recording
 from ..methods.worker import Worker
 from ..observe.counters import Counters
-from ..observe.serve import asked_for
+from ..observe.serving import asked_for
 from ..readiness import Readiness
 
 __all__ = ["Lifetime"]

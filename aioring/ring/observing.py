@@ -12,7 +12,7 @@ from ..engine.chains import Chain
 from ..handle import Handle
 from ..observe.counters import RingStats
 from ..observe.in_flight import InFlight, copied, of_handle, of_wait
-from ..observe.serve import Told, on_demand, told_by
+from ..observe.serving import Told, on_demand, told_by
 from ..readiness import READ as TO_READ, WRITE as TO_WRITE
 from .data import Data
 

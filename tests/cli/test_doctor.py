@@ -120,7 +120,7 @@ def test_io_uring_refused_by_a_filter(code: str, has_io_uring: bool, tmp_path: P
     assert report["kernel"]["seccomp"] == "filter"
     assert "without io_uring" in report["verdict"]
     assert "cold reads come to about a third" in report["verdict"]
-    assert "docker run --security-opt seccomp=unconfined IMAGE" in report["advice"][0]
+    assert "docker run --security-opt seccomp=PROFILE.json" in report["advice"][0]
     assert "io_uring_setup, io_uring_enter and io_uring_register" in report["advice"][0]
 
 

@@ -88,7 +88,7 @@ def test_an_older_form(report: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "line"),
-    [("docker", "`docker run --security-opt seccomp=unconfined IMAGE`"), ("podman", "`podman run --security-opt"),
+    [("docker", "`docker run --security-opt seccomp=PROFILE.json IMAGE`"), ("podman", "`podman run --security-opt"),
      ("kubernetes", "seccompProfile")],
 )  # fmt: skip
 def test_the_line_for_each_kind_of_container(kind: str, line: str, report: dict[str, Any]) -> None:

@@ -18,14 +18,14 @@ from typing import Any
 
 import aioring
 
-from ..console import Column as Shown, fail, printable, reason_of, say, show_table
+from ..console import Column as Shown, console, count, fail, printable, reason_of, say, show_table
 from ..data.progress import bar
 from ..doctor import place
 from .measure import Results, measure
 from .page import page, plotting
 from .target import Target
-from .verdict import verdict
-from .ways import SYNC, THREADS, ways
+from .verdict import ours, verdict
+from .ways import AIOFILES, SYNC, THREADS, ways
 
 __all__ = ["add_to"]
 
@@ -96,16 +96,15 @@ def run(arguments: argparse.Namespace) -> None:
         facts = _facts(target)
         with bar("measuring", not arguments.json, "turns") as shown:
             results, method, reason = asyncio.run(_measured(target, arguments, shown))
-        said = verdict(results, method, reason)
+        said = verdict(results, method, reason, target.memory)
         facts.append(("method", method if reason is None else f"{method}: {reason}"))
-        table = _table(results)
         if pyplot is not None:
             heading = f"aioring bench of {printable(os.path.abspath(arguments.path))}"
-            write(page(pyplot, heading, facts, said, table, results))
+            write(page(pyplot, heading, facts, said, _table(results), results))
     if arguments.json:
         print(json.dumps(_as_dict(facts, said, results), indent=2))
     else:
-        _show(facts, said, table, results)
+        _show(facts, said, results, method)
 
 
 @contextmanager
@@ -159,30 +158,42 @@ def _facts(target: Target) -> list[tuple[str, str]]:
     ]
 
 
-def _table(results: Results) -> list[list[str]]:
+def _table(results: Results, exact: bool = True) -> list[list[str]]:
     """By column of results a row: a terminal has more lines than letters."""
     names = results.ways
-    rows = [["4 KiB reads a second", *names]]
+    rows = [["4 KiB reads a second" if exact else "reads/s", *(name if exact else _short(name) for name in names)]]
     for column in results.columns:
         base = results.rate(THREADS, column)
-        rows.append([column.title, *(_cell(results.rate(name, column), base, name) for name in names)])
+        cells = (_cell(results.rate(name, column), base if name != THREADS else None, exact) for name in names)
+        rows.append([column.title if exact else column.title.replace(" tasks", "").replace(" task", ""), *cells])
     return rows
 
 
-def _cell(rate: float | None, base: float | None, name: str) -> str:
+def _short(name: str) -> str:
+    return "threads" if name == THREADS else name.removeprefix("aioring, ")
+
+
+def _cell(rate: float | None, base: float | None, exact: bool) -> str:
     if rate is None:
         return "-"
-    return f"{rate:,.0f}" if not base or name == THREADS else f"{rate:,.0f} ({rate / base:.2g})"
+    said = f"{rate:,.0f}" if exact else count(rate)
+    return f"{said} ({_ratio(rate / base)})" if base else said
 
 
-def _show(facts: list[tuple[str, str]], said: list[str], table: list[list[str]], results: Results) -> None:
+def _ratio(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.95 else f"{value:.2f}"
+
+
+def _show(facts: list[tuple[str, str]], said: list[str], results: Results, method: str) -> None:
     for name, value in facts:
         say(f"{name}: {value}")
     print()
-    head, *rows = table
-    keep = {name: 8 for name in head if name.startswith("aioring")} | {THREADS: 7, SYNC: 6}
-    show_table([Shown(head[0], False, 9), *(Shown(name, keep=keep.get(name, 5)) for name in head[1:])], rows)
-    say("(in brackets: by the thread pool's)")
+    exact = console() is None or console().width >= 120
+    head, *rows = _table(results, exact)
+    keep = {ours(method): 9, THREADS: 7, SYNC: 6, AIOFILES: 5}
+    columns = [Shown(title, keep=keep.get(name, 4)) for title, name in zip(head[1:], results.ways, strict=True)]
+    show_table([Shown(head[0], False, 8, "start"), *columns], rows)
+    say("(in brackets: by the thread pool's" + (")" if exact else "; the last columns are aioring's methods)"))
     for name, why in results.missing.items():
         say(f"not measured: {name}: {why}")
     print()

@@ -12,7 +12,9 @@ from typing import Self
 
 import aioring
 
+from ...kernel.residency import Residency
 from ..console import fail, printable, reason_of
+from ..doctor import place
 
 __all__ = ["BLOCK", "Target"]
 
@@ -23,7 +25,8 @@ _NOWAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
 class Target:
-    """`path`: any of the libraries can open it. `cold`, `direct`: why not, or an empty string."""
+    """`path`: any of the libraries can open it. `memory`: the file system, where it is no disk's. `cold`, `direct`: why
+    not, or an empty string."""
 
     def __init__(self, path: str, size: int) -> None:
         """`size`: bytes of a file that has to be made. Ends in `Failure` where there is nothing to read."""
@@ -43,6 +46,7 @@ class Target:
                     f"{printable(path)}: give a regular file of at least {_LEAST >> 20} MiB, or a folder to make one in"
                 )
             self.blocks = self.size // BLOCK
+            self.memory = kind if (kind := place.look(path).get("file_system")) in ("tmpfs", "ramfs") else ""
             self.direct = self._try_direct()
             self.cold = self._try_cold()
         except BaseException:
@@ -80,21 +84,25 @@ class Target:
         return ""
 
     def _try_cold(self) -> str:
+        """Whether any of some blocks is not in the page cache when it has been emptied of the file."""
         try:
             self.cool()
-            buffer = bytearray(BLOCK)
-            for at in range(0, self.size - BLOCK + 1, max(self.size // 16 // BLOCK * BLOCK, BLOCK)):
-                os.preadv(self._fd, [buffer], at, _NOWAIT)
+            some = range(0, self.size - BLOCK + 1, max(self.size // 16 // BLOCK * BLOCK, BLOCK))
+            if all(self._is_cached(at) for at in some):
+                return "what is here lies in memory, or others use it: the page cache does not let go of it"
+        except (OSError, AttributeError):
+            return "this file system cannot be asked what the page cache has of it"
+        return ""
+
+    def _is_cached(self, at: int) -> bool:
+        try:
+            return os.preadv(self._fd, [bytearray(BLOCK)], at, _NOWAIT) > 0
         except BlockingIOError:
-            return ""  # it is not there: it would have to wait
-        except (OSError, AttributeError) as error:
-            unknown = isinstance(error, OSError) and error.errno == errno.EOPNOTSUPP
-            return (
-                "whether the page cache has it cannot be told here"
-                if unknown
-                else "the page cache cannot be emptied here"
-            )
-        return "what is here lies in memory, or is used by others: the page cache does not let go of it"
+            return False
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return Residency(self._fd, BLOCK).resident(at, BLOCK)  # overlayfs
 
 
 def _said(path: str, error: OSError, size: int) -> str:

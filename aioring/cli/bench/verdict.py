@@ -28,10 +28,10 @@ def ratios(results: Results, method: str, to: str) -> dict[Column, float]:
     return found
 
 
-def verdict(results: Results, method: str, reason: str | None) -> list[str]:
-    """`method`, `reason`: what aioring chooses here, and why it is not io_uring."""
+def verdict(results: Results, method: str, reason: str | None, memory: str = "") -> list[str]:
+    """`method`, `reason`: what aioring chooses here, and why not io_uring. `memory`: the file system, if it is one."""
     found = list(_beside_threads(results, method))
-    found += _beside_sync(results, method)
+    found += _beside_sync(results, method, memory)
     if reason is not None:
         found.append(f"aioring uses {method} here, not io_uring: {reason}. `aioring doctor` says what to change.")
     for pages, why in results.missing.items():
@@ -64,7 +64,7 @@ def _beside_threads(results: Results, method: str) -> Iterator[str]:
         yield f"It loses to a thread pool in: {_listed(worse)}."
 
 
-def _beside_sync(results: Results, method: str) -> Iterator[str]:
+def _beside_sync(results: Results, method: str, memory: str) -> Iterator[str]:
     found = ratios(results, method, SYNC)
     alone = {column: ratio for column, ratio in found.items() if column.pages == CACHED and column.tasks == 1}
     idle = [ratio for column, ratio in alone.items() if not column.busy]
@@ -74,6 +74,9 @@ def _beside_sync(results: Results, method: str) -> Iterator[str]:
             "reads: if that is all that you do, your workload gains nothing, because there is nothing to wait for. "
             "As soon as one read has to wait for the disk they hold up everybody else."
         )
+    if memory:
+        yield f"This is memory ({memory}): there is no disk to wait for. Measure a folder that is on one."
+        return
     waiting = {column: ratio for column, ratio in found.items() if column.pages != CACHED and not column.busy}
     if waiting and all(ratio < GAIN for ratio in waiting.values()):
         yield (

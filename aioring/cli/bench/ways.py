@@ -15,7 +15,7 @@ import aioring
 from ..console import reason_of
 from .target import BLOCK
 
-__all__ = ["AIORING", "SYNC", "THREADS", "Opened", "Read", "Way", "ways"]
+__all__ = ["AIOFILES", "AIORING", "SYNC", "THREADS", "Opened", "Read", "Way", "ways"]
 
 Read = Callable[[int], Awaitable[Any]]
 SYNC, THREADS, AIOFILES = "sync", "thread pool", "aiofiles"

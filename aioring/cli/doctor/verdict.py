@@ -108,17 +108,17 @@ def _about_refusal(report: dict[str, Any]) -> list[str]:
 
 
 def _about_seccomp(container: str | None) -> list[str]:
-    line = "docker run --security-opt seccomp=unconfined IMAGE"
+    line = "docker run --security-opt seccomp={} IMAGE"
     if container == "podman":
         line = line.replace("docker", "podman")
     advice = [
-        f"a seccomp filter refuses io_uring: `{line}` allows it, and everything else; "
-        f"a profile that is Docker's default with {_SYSCALLS} allowed too does it more narrowly"
-        " (`--security-opt seccomp=PROFILE.json`)"
+        f"a seccomp filter refuses io_uring: `{line.format('PROFILE.json')}`, with a profile that is Docker's default with "
+        f"{_SYSCALLS} allowed, too; `{line.format('unconfined')}` allows it, and everything else (docs/how-to/docker.md)"
     ]
     if container in ("kubernetes", "containerd"):
         advice.append(
-            "in Kubernetes: securityContext.seccompProfile: {type: Localhost, localhostProfile: PROFILE.json}"
+            "in Kubernetes: securityContext.seccompProfile: {type: Localhost, localhostProfile: PROFILE.json}, but not "
+            "Docker's file as it is: its conditions would be dropped, and more be allowed (docs/how-to/docker.md)"
         )
     return advice
 

@@ -1,7 +1,7 @@
 """`aioring top PID`: the rings of another process, live.
 
 `fdinfo` has what the kernel tells of any program that uses io_uring; `peer` asks the program's own socket, where it is one
-of aioring's that serves (aioring/observe/serve.py); `watched` puts both into samples, `view` makes tables of two of them.
+of aioring's that serves (aioring/observe/serving.py); `watched` puts both into samples, `view` makes tables of two of them.
 `demo` is the program that `--self-demo` watches.
 """
 

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ...observe.serve import REQUEST_LINE, name_of
+from ...observe.serving import REQUEST_LINE, name_of
 from ..console import printable
 from .fdinfo import listening
 

@@ -26,7 +26,7 @@ KERNEL = (
 )  # fmt: skip
 RINGS = (
     Column("ring", right=False, keep=9), Column("depth", keep=3), Column("in flight", keep=8), Column("ops/s", keep=7),
-    Column("a submission", keep=2), Column("not io_uring", right=False, keep=1, grows=True),
+    Column("a submission", keep=2), Column("not io_uring", right=False, keep=1, cut="start"),
 )  # fmt: skip
 OPERATIONS = (
     Column("ring", right=False, keep=2), Column("operation", right=False, keep=9), Column("ops/s", keep=8),
@@ -35,8 +35,8 @@ OPERATIONS = (
 )  # fmt: skip
 IN_FLIGHT = (
     Column("age", keep=8), Column("operation", right=False, keep=7), Column("bytes", keep=4), Column("offset", keep=3),
-    Column("state", right=False, keep=2), Column("task", right=False, keep=5, grows=True),
-    Column("of", right=False, keep=9, grows=True),
+    Column("state", right=False, keep=2), Column("task", right=False, keep=5, cut="start"),
+    Column("of", right=False, keep=9, cut="end"),
 )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ class Serving(Watching):
                 return
             self._closed = True
             _serving.pop(self.path, None)
+        atexit.unregister(self.close)
         with contextlib.suppress(OSError):
             found = os.lstat(self.path)
             if (found.st_dev, found.st_ino) == self._inode:

@@ -1,0 +1,278 @@
+"""`aioring cp`, `cat` and `sum`, beside coreutils'."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import stat
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_top import read_until, terminal
+from tests.command import ENVIRONMENT, aioring as run, command, fails
+from tests.conftest import pattern
+from tests.harness import small_disk
+
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": ENVIRONMENT}
+LARGE = 5 * (1 << 20) + 4711
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "large").write_bytes(pattern(LARGE))
+    (tree / "small").write_bytes(b"a line\n")
+    (tree / "empty").write_bytes(b"")
+    (tree / "inner" / "-x y").write_bytes(pattern(70_000))
+    (tree / "inner" / "link").symlink_to("-x y")
+    (tree / "sparse").touch()
+    os.truncate(tree / "sparse", 3 << 20)
+    return tree
+
+
+# --- cp ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_to_a_name_and_into_a_folder(tree: Path, tmp_path: Path) -> None:
+    os.chmod(tree / "large", 0o640)
+    assert run("cp", tree / "large", tmp_path / "copy").returncode == 0
+    assert (tmp_path / "copy").read_bytes() == pattern(LARGE)
+    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o640
+    (tmp_path / "into").mkdir()
+    done = run("cp", tree / "large", tree / "small", tree / "sparse", tmp_path / "into")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sorted(path.name for path in (tmp_path / "into").iterdir()) == ["large", "small", "sparse"]
+    assert (tmp_path / "into" / "sparse").stat().st_blocks == (tree / "sparse").stat().st_blocks
+
+
+@pytest.mark.parametrize("words", [["--direct"], ["--durable"], ["--reflink=never"], ["--no-sparse", "--no-preserve"]])
+def test_the_options(words: list[str], tree: Path, tmp_path: Path) -> None:
+    assert run("cp", *words, tree / "large", tmp_path / "copy").returncode == 0
+    assert (tmp_path / "copy").read_bytes() == pattern(LARGE)
+
+
+def test_a_folder(tree: Path, tmp_path: Path) -> None:
+    done = run("cp", tree, tmp_path / "copy")
+    assert done.returncode == 1
+    assert done.stderr == f"aioring cp: {tree}: is a folder: say -r\n"
+    assert run("cp", "-r", tree, tmp_path / "copy").returncode == 0
+    assert subprocess.run(["diff", "-r", "--no-dereference", tree, tmp_path / "copy"], check=False).returncode == 0
+    done = run("cp", "-r", f"{tree}/", tmp_path / "copy")  # into it, then
+    assert done.returncode == 0
+    assert (tmp_path / "copy" / "tree" / "small").exists()
+    done = run("cp", "-r", tree, tmp_path / "copy")
+    assert (done.returncode, done.stderr) == (1, f"aioring cp: {tmp_path}/copy/tree: File exists\n")
+
+
+def test_one_that_fails_keeps_nobody_else_from_being_copied(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "into").mkdir()
+    done = run("cp", tree / "small", tree / "missing", tree / "large", tmp_path / "into")
+    assert (done.returncode, done.stderr) == (1, f"aioring cp: {tree}/missing: No such file or directory\n")
+    assert sorted(path.name for path in (tmp_path / "into").iterdir()) == ["large", "small"]
+
+
+def test_copies_that_make_no_sense(tree: Path, tmp_path: Path) -> None:
+    assert "more than one source" in fails("cp", tree / "small", tree / "large", tmp_path / "no folder")
+    assert "--reflink=always" in fails("cp", "--reflink=always", "--direct", tree / "small", tmp_path / "copy")
+    done = run("cp", tree / "small", tree / "small")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    done = run("cp", "-r", tree, tree / "inner" / "copy")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert (tree / "small").read_bytes() == b"a line\n"
+
+
+def test_a_disk_that_is_full(tree: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        done = run("cp", tree / "large", disk / "copy")
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert list(disk.iterdir()) == []
+
+
+def test_control_c_leaves_nothing_of_a_copy(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        for _ in range(64):
+            file.write(os.urandom(1 << 20))
+    (tmp_path / "into").mkdir()
+    for delay in (0.0, 0.02, 0.1):
+        copying = ["cp", "--reflink=never", "--durable", source, tmp_path / "into"]
+        with terminal(*copying, columns=80) as (child, master):
+            read_until(master, b"source")  # the bar
+            time.sleep(delay)
+            child.send_signal(signal.SIGINT)
+            read_until(master, b"interrupted")
+            status = child.wait(20)
+        left = [path.name for path in (tmp_path / "into").iterdir()]
+        assert (status, left) == (130, [])
+
+
+def test_a_progress_bar_on_a_terminal(tree: Path, tmp_path: Path) -> None:
+    with terminal("cp", tree / "large", tmp_path / "copy", columns=80) as (child, master):
+        assert b"copied 5,247,591 bytes" in read_until(master, b"MB/s)")
+        assert child.wait(10) == 0
+
+
+# --- cat --------------------------------------------------------------------------------------------------------------
+
+
+def test_files_one_behind_the_other(tree: Path) -> None:
+    names = [tree / "small", tree / "large", tree / "empty", tree / "sparse", tree / "small"]
+    done = run("cat", *names, text=False)
+    assert done.stdout == b"".join(name.read_bytes() for name in names)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert run("cat", "--direct", *names, text=False).stdout == done.stdout
+
+
+def test_standard_input_and_what_has_no_size(tree: Path, tmp_path: Path) -> None:
+    assert run("cat", input=b"from a pipe", text=False).stdout == b"from a pipe"
+    assert run("cat", tree / "small", "-", input="and a pipe").stdout == "a line\nand a pipe"
+    assert run("cat", "/proc/version").stdout == Path("/proc/version").read_text()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes(pattern(300_000)))
+    writer.start()
+    assert run("cat", fifo, text=False).stdout == pattern(300_000)
+    writer.join()
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab", "r+b"])
+def test_into_a_file_from_where_it_is(mode: str, tree: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.write_bytes(b"0123456789")
+    with out.open(mode) as file:
+        if mode == "r+b":
+            file.seek(4)
+        assert run("cat", tree / "large", stdout=file, text=False).returncode == 0
+        assert subprocess.run(["echo", "-n", "behind"], stdout=file, check=False).returncode == 0
+    before = {"wb": b"", "ab": b"0123456789", "r+b": b"0123"}[mode]
+    assert out.read_bytes() == before + pattern(LARGE) + b"behind"
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_written(tree: Path) -> None:
+    done = run("cat", tree / "missing", tree / "small", tree / "inner", tree / "small")
+    assert done.stdout == "a line\na line\n"
+    assert done.stderr.splitlines() == [
+        f"aioring cat: {tree}/missing: No such file or directory",
+        f"aioring cat: {tree}/inner: Is a directory",
+    ]
+    assert done.returncode == 1
+
+
+def test_output_that_cannot_be_written(tree: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        assert (
+            fails("cat", tree / "large", stdout=full)
+            == "aioring: the output cannot be written: No space left on device"
+        )
+    cat = subprocess.Popen(
+        command("cat", tree / "large"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+    assert cat.stdout is not None
+    assert cat.stdout.read(5) == pattern(5)
+    cat.stdout.close()  # `| head`
+    assert cat.stderr is not None
+    assert cat.stderr.read() == b""
+    assert cat.wait(10) == 0
+    cat.stderr.close()
+
+
+def test_control_c_while_nobody_reads(tree: Path) -> None:
+    cat = subprocess.Popen(
+        command("cat", tree / "large"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+    )
+    assert cat.stdout is not None
+    assert cat.stdout.read(1)  # it waits for room by now
+    time.sleep(0.3)
+    cat.send_signal(signal.SIGINT)
+    _, error = cat.communicate(timeout=20)
+    assert (cat.returncode, error) == (130, b"aioring: interrupted\n")
+
+
+# --- sum --------------------------------------------------------------------------------------------------------------
+
+
+def names_in(tree: Path) -> list[str]:
+    return sorted(str(path) for path in tree.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "blake2b", "sha1"])
+def test_as_coreutils_has_it(algorithm: str, tree: Path) -> None:
+    names = [str(tree / name) for name in ("large", "small", "empty", "sparse")]
+    theirs = {"blake2b": "b2sum"}.get(algorithm, algorithm + "sum")
+    expected = subprocess.run([theirs, *names], capture_output=True, text=True, check=True).stdout
+    assert run("sum", "-a", algorithm, *names).stdout == expected
+    assert run("sum", "-a", algorithm, "--direct", *names).stdout == expected
+
+
+def test_standard_input() -> None:
+    assert run("sum", "-", input=b"abc", text=False).stdout.split()[0].decode() == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_tree_and_its_check(tree: Path, tmp_path: Path) -> None:
+    done = run("sum", "-r", tree)
+    assert sorted(line[66:] for line in done.stdout.splitlines()) == names_in(tree)
+    listing = tmp_path / "listing"
+    listing.write_text(done.stdout)
+    assert subprocess.run(["sha256sum", "--quiet", "-c", listing], check=False).returncode == 0
+    checked = run("sum", "-c", listing)
+    assert checked.returncode == 0
+    assert checked.stdout.splitlines() == [f"{line[66:]}: OK" for line in done.stdout.splitlines()]
+    assert run("sum", "-q", "-c", listing).stdout == ""
+    with (tree / "large").open("r+b") as file:
+        file.seek(3 << 20)
+        file.write(b"another")
+    (tree / "small").unlink()
+    checked = run("sum", "-q", "-c", listing)
+    assert checked.returncode == 1
+    assert sorted(checked.stdout.splitlines()) == [f"{tree}/large: FAILED", f"{tree}/small: FAILED to be read"]
+    assert len(checked.stderr.splitlines()) == 2
+
+
+def test_a_listing_that_is_none(tmp_path: Path) -> None:
+    listing = tmp_path / "listing"
+    listing.write_text("abc  file\n")
+    assert fails("sum", "-c", listing) == f"aioring sum: {listing}:1: no line of a sha256 hash and a name"
+    assert run("sum", "-c", tmp_path / "missing").returncode == 1
+
+
+def test_many_files_and_some_that_cannot_be_read(tmp_path: Path) -> None:
+    names = [tmp_path / f"{n:03}" for n in range(300)]
+    for name in names:
+        name.write_bytes(name.name.encode())
+    names[100].unlink()
+    names[200] = tmp_path
+    done = run("sum", *names)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2
+    good = [name for name in names if name.is_file()]
+    assert done.stdout.splitlines() == [f"{hashlib.sha256(name.name.encode()).hexdigest()}  {name}" for name in good]
+
+
+def test_names_that_would_move_the_cursor(tmp_path: Path) -> None:
+    odd = tmp_path / "a\x1b[2Jb"
+    odd.write_bytes(b"x")
+    missing = tmp_path / "c\x1b[2Jd"
+    with terminal("sum", odd, missing, columns=200) as (child, master):
+        seen = read_until(master, b"No such file")
+        assert b"\x1b[2J" not in seen
+        assert child.wait(10) == 1
+    assert str(odd) in run("sum", odd, env=dict(ENVIRONMENT)).stdout  # into a pipe: the name as it is
+    assert rb"\x1b[2J" in run("cat", missing, text=False).stderr
+
+
+@pytest.mark.parametrize("name", ["cp", "cat", "sum", "top", "bench"])
+def test_each_has_help_with_an_example(name: str) -> None:
+    done: Any = run(name, "--help")
+    assert f"examples:\n  aioring {name}" in done.stdout
+    assert done.returncode == 0
