@@ -11,7 +11,7 @@ RUN    := $(VENV)/bin/python
 SETUP  := PYTHON="$(PYTHON)" .ci/setup $(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example-postgres bench test test-syscalls test-all lint format types docs clean
+.PHONY: help demo example-postgres bench test test-syscalls test-all lint format types docs site site-shots clean
 .NOTPARALLEL:
 
 help:  ## list the goals
@@ -70,8 +70,19 @@ docs:  ## check that the docs hold what they say
 	@$(SETUP) test,demo
 	@$(RUN) docs/check.py $(ARGS)
 
+site:  ## build the documentation site into build/site, strictly
+	@$(SETUP) site
+	@echo "site: zensical build --strict, then every link, anchor and image of what it built"
+	@rm -rf build/site
+	@PYTHONPATH=docs $(VENV)/bin/zensical build --clean --strict -f zensical.toml
+	@$(RUN) docs/check_site.py
+
+site-shots: site  ## draw pages of the site at two widths into build/shots (needs Debian's chromium)
+	@echo "site-shots: pages in headless Chromium, 400 and 1280 wide; none may scroll sideways"
+	@$(RUN) docs/check_site.py --chromium
+
 clean:  ## remove the environments and everything else that make made
-	rm -rf .venv .venv-3.* build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist .cache .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A pyenv shim is on PATH for versions that do not run: only what starts counts.

@@ -31,8 +31,13 @@ INSTALLS = re.compile(r"(?:pip3?|pipx|uv|poetry|pdm|conda)\s+(?:install|add)\s[^
 class Block(NamedTuple):
     path: Path
     line: int  # of its first line, in the document
-    info: str  # what stands behind the fence: "python", "python no-run"
+    info: str  # what stands behind the fence: "python", "python no-run: why"
     source: str
+
+    @property
+    def left_out(self) -> str | None:
+        """Why the tests do not run it; None: they do."""
+        return self.info.partition(" no-run:")[2].strip() if "no-run" in self.info.split(":")[0].split() else None
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -102,7 +107,10 @@ def check_links() -> Iterator[str | None]:
 
 
 def check_blocks() -> Iterator[str | None]:
+    """Each compiles, and runs in tests/docs unless it says why not."""
     for block in python_blocks():
+        if block.left_out == "":
+            yield f"{block.path.relative_to(ROOT)}:{block.line}: this python block is not run, and does not say why"
         try:
             compiled(block)
             yield None
@@ -199,6 +207,10 @@ def main() -> int:
         wrong += [one for one in found if one is not None]
         what = check.__name__.removeprefix("check_")
         print(f"docs: {what}: {found.count(None):,} hold, {len(found) - found.count(None):,} do not")
+    left_out = [block for block in python_blocks() if block.left_out is not None]
+    print(f"docs: {len(left_out)} of {len(python_blocks())} python blocks are not run by the tests{':' if left_out else ''}")
+    for block in left_out:
+        print(f"docs: not run: {block.path.relative_to(ROOT)}:{block.line}: {block.left_out}")
     for one in wrong:
         print(f"docs: WRONG: {one}", file=sys.stderr)
     return 1 if wrong else 0

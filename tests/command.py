@@ -20,9 +20,9 @@ def _text(argument: object) -> Any:
     return argument if isinstance(argument, str | bytes | os.PathLike) else str(argument)
 
 
-def aioring(*arguments: object, **options: Any) -> subprocess.CompletedProcess[Any]:
+def aioring(*arguments: object, **given: Any) -> subprocess.CompletedProcess[Any]:
     """Runs it to its end, into pipes. Whatever happens, nobody sees a traceback or an escape code."""
-    options = {"timeout": 30, "check": False, "capture_output": True, "text": True, "env": ENVIRONMENT} | options
+    options: dict[str, Any] = {"timeout": 30, "check": False, "capture_output": True, "text": True, "env": ENVIRONMENT} | given
     if options.get("stdout") is not None:
         del options["capture_output"]
         options["stderr"] = subprocess.PIPE

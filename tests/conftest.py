@@ -70,8 +70,13 @@ _ELSEWHERE = {
 }
 
 
-# What stands on rings and files alone, and has no way of its own to a loop, says LIGHT in its module.
-_ELSEWHERE_LIGHT = {"uvloop": (("io_uring", True),), "trio": (("scripted", False),)}
+# What stands on rings and files alone, and has no way of its own to a loop, says LIGHT in its module. The page-cache step
+# is below it as well: it is seen on and off with io_uring, and off with the methods that have none.
+_ELSEWHERE_LIGHT = {
+    "asyncio": (*ONCE, ("io_uring", False)),
+    "uvloop": (("io_uring", True),),
+    "trio": (("scripted", False),),
+}
 
 
 def _once_is_enough(item: Any) -> bool:

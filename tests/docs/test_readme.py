@@ -1,7 +1,7 @@
 """Every python block in README.md and docs/ runs, each by itself, as a person who copies it would run it.
 
 A block may use top-level `await`. It runs in a folder of its own, which holds `SAMPLES`. A fence that opens with
-"```python no-run" is compiled only. docs/check.py finds the blocks; `make docs` uses the same code.
+"```python no-run: why" is compiled only. docs/check.py finds the blocks; `make docs` uses the same code.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OF_README = [block for block in BLOCKS if block.path == ROOT / "README.md"]
 
 
 def runs(block: Any) -> bool:
-    return "no-run" not in block.info.split()
+    return block.left_out is None
 
 
 def execute(block: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ first = 1
 not python
 ```
 
-````python no-run
+````python no-run: it divides by zero
 never = 1 / 0
 ```
 not the end
@@ -123,12 +123,13 @@ def test_the_extractor_finds_python_blocks_and_nothing_else(tmp_path: Path) -> N
     assert [(block.line, block.info) for block in found] == [
         (4, "python"),
         (10, "python"),
-        (22, "python no-run"),
+        (22, "python no-run: it divides by zero"),
         (32, "python"),
     ]
     assert found[0].source == "first = 1\n"
     assert found[1].source.startswith('import asyncio, pathlib\ntext = """kept\n  as it is"""\n')
     assert [runs(block) for block in found] == [True, True, False, True]
+    assert found[2].left_out == "it divides by zero"
 
 
 def test_blocks_are_executed_with_top_level_await_and_fail_on_their_own_line(samples: Path) -> None:
@@ -148,7 +149,7 @@ def test_what_does_not_hold_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "README.md").write_text(
         "[good](docs/other.md#a-heading-and-more) [no file](nope.md) [no heading](docs/other.md#nope)\n"
         "`[code](is-no-link)` <https://example.org>\n\n"
-        "pip install aioring\n" + "\n```python\nx = (\n```\n"
+        "pip install aioring\n" + "\n```python\nx = (\n```\n```python no-run\npass\n```\n"
     )
     monkeypatch.setattr(check, "ROOT", tmp_path)
     monkeypatch.setattr(check, "documents", lambda root=tmp_path: [tmp_path / "README.md"])
@@ -160,5 +161,6 @@ def test_what_does_not_hold_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
     assert [one for one in check.check_installs() if one] == [
         "README.md:4: has people install aioring, not aioring-io: pip install aioring"
     ]
-    (block,) = [one for one in check.check_blocks() if one]
+    block, unsaid = [one for one in check.check_blocks() if one]
     assert block.startswith("README.md:7: this python block does not compile")
+    assert unsaid == "README.md:10: this python block is not run, and does not say why"

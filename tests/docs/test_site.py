@@ -54,6 +54,7 @@ def covered(name: str, collected: dict[str, str]) -> bool:
         "aioring.aiofiles.tempfile",
         "aioring.anyio",
         "aioring.anyio.streams.file",
+        "aioring.observe",
         "aioring.interop.otel",
         "aioring.interop.prometheus",
     ],
