@@ -208,7 +208,9 @@ def main() -> int:
         what = check.__name__.removeprefix("check_")
         print(f"docs: {what}: {found.count(None):,} hold, {len(found) - found.count(None):,} do not")
     left_out = [block for block in python_blocks() if block.left_out is not None]
-    print(f"docs: {len(left_out)} of {len(python_blocks())} python blocks are not run by the tests{':' if left_out else ''}")
+    print(
+        f"docs: {len(left_out)} of {len(python_blocks())} python blocks are not run by the tests{':' if left_out else ''}"
+    )
     for block in left_out:
         print(f"docs: not run: {block.path.relative_to(ROOT)}:{block.line}: {block.left_out}")
     for one in wrong:

@@ -65,7 +65,7 @@ def folders() -> Iterator[tuple[str, str, str]]:
             yield found[0], found[1], found[2]
         finally:
             for folder in found[1:]:
-                subprocess.run(["umount", folder], check=True)
+                subprocess.run(["umount", "--lazy", folder], check=True)  # the shell there may end later
 
 
 def tmux(*words: str) -> str:

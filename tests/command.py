@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -22,7 +29,13 @@ def _text(argument: object) -> Any:
 
 def aioring(*arguments: object, **given: Any) -> subprocess.CompletedProcess[Any]:
     """Runs it to its end, into pipes. Whatever happens, nobody sees a traceback or an escape code."""
-    options: dict[str, Any] = {"timeout": 30, "check": False, "capture_output": True, "text": True, "env": ENVIRONMENT} | given
+    options: dict[str, Any] = {
+        "timeout": 30,
+        "check": False,
+        "capture_output": True,
+        "text": True,
+        "env": ENVIRONMENT,
+    } | given
     if options.get("stdout") is not None:
         del options["capture_output"]
         options["stderr"] = subprocess.PIPE
@@ -40,3 +53,36 @@ def fails(*arguments: object, **options: Any) -> str:
     assert done.returncode == 2, done
     (line,) = done.stderr.splitlines()
     return str(line)
+
+
+@contextmanager
+def terminal(
+    *arguments: object, columns: int, stdout: Path | None = None, **environment: str
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Runs it in a terminal of so many columns, of which the other end is given; `stdout`: into a file instead."""
+    master, slave = pty.openpty()
+    around = {**ENVIRONMENT, "COLUMNS": str(columns), "LINES": "24", "TERM": "xterm", **environment}
+    out = slave if stdout is None else os.open(stdout, os.O_WRONLY | os.O_CREAT, 0o600)
+    ends: dict[str, Any] = {"stdin": slave, "stdout": out, "stderr": slave, "start_new_session": True}
+    child = subprocess.Popen(command(*arguments), env=around, **ends)
+    for fd in {slave, out}:
+        os.close(fd)
+    try:
+        yield child, master
+    finally:
+        child.kill()
+        child.wait()
+        os.close(master)
+
+
+def read_until(master: int, wanted: bytes, seconds: float = 15) -> bytes:
+    """What a terminal shows, when this does."""
+    seen, until = b"", time.monotonic() + seconds
+    while wanted not in seen:
+        if not select.select([master], [], [], max(until - time.monotonic(), 0))[0]:
+            pytest.fail(f"{wanted!r} is not in {seen!r}")
+        try:
+            seen += os.read(master, 65536)
+        except OSError:
+            pytest.fail(f"{wanted!r} is not in {seen!r}")
+    return seen

@@ -7,45 +7,53 @@ same lines easier to read in a terminal (console.py).
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
-from .console import Failure
+from .console import Failure, reason_of
 
 __all__ = ["main"]
 
 FAILED = 2
-
 INTERRUPTED = 130  # 128 + SIGINT, as a shell says it
+_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO, errno.EAGAIN)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; what it returns is the exit status."""
-    if sys.stdout is None:  # `>&-`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    _fill_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that this terminal has no letter for
-    chosen = argparse.Namespace(status=0)
+    chosen = argparse.Namespace(status=0, command="")
     try:
-        try:
-            _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments, chosen)
-            chosen.run(chosen)
-        finally:
-            sys.stdout.flush()  # here, where a reader that has left can be told from a crash
+        with _ended_like_control_c():
+            try:
+                _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments, chosen)
+                chosen.run(chosen)
+            finally:
+                sys.stdout.flush()  # here, where a reader that has left can be told from a crash
     except KeyboardInterrupt:
         print("aioring: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except Failure as failure:
-        print(f"aioring {chosen.command}: {failure}", file=sys.stderr)
-        return FAILED
     except BrokenPipeError:  # whoever read our output has left (`| head`): what was found out stands
         _into_nothing()
     except OSError as error:
-        print(f"aioring: the output cannot be written: {error.strerror}", file=sys.stderr)
+        if error.filename is None and error.errno in _OUTPUT:
+            print(f"aioring: the output cannot be written: {error.strerror}", file=sys.stderr)
+        else:
+            print(f"aioring {chosen.command}: {reason_of(error)}", file=sys.stderr)
         _into_nothing()
+        return FAILED
+    except (Failure, ValueError) as error:  # ValueError: the environment says something that makes no sense
+        print(f"aioring {chosen.command}: {reason_of(error)}", file=sys.stderr)
         return FAILED
     status: int = chosen.status
     return status
@@ -62,13 +70,50 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     wanted = next((word for word in arguments if not word.startswith("-")), "")
     rooms = [_ROOMS[wanted]] if wanted in _ROOMS else dict.fromkeys(_ROOMS.values())
     parser = argparse.ArgumentParser(
-        prog="aioring", description="Asynchronous file I/O, straight from io_uring: what it finds on this machine."
+        prog="aioring", description="Asynchronous file I/O, straight from io_uring: see what it does on this machine."
     )
     parser.add_argument("--version", action="version", version=f"aioring {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for room in rooms:
         importlib.import_module(f".{room}", __name__).add_to(commands)
     return parser
+
+
+@contextmanager
+def _ended_like_control_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP clean up as Ctrl-C does, and end the process then as they do."""
+    caught: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        caught.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+        if caught:
+            signal.raise_signal(caught[0])
+
+
+def _fill_closed() -> None:
+    """Of `<&-`, `>&-`, `2>&-`: no file that is opened later may become what is written to. Writing to it fails."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)  # the lowest that is free: this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(
+                sys, name, open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
+            )  # for the rest of the process
 
 
 def _into_nothing() -> None:

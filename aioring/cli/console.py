@@ -25,13 +25,12 @@ def fail(message: str) -> NoReturn:
     raise Failure(message)
 
 
-def reason_of(error: OSError | ValueError) -> str:
+def reason_of(error: Exception) -> str:
     """One line: the name, what was wrong, and what to do."""
     notes = [note.removeprefix("aioring: ") for note in getattr(error, "__notes__", ()) if _ADVICE.match(note)]
     if isinstance(error, OSError) and error.strerror:
-        names = " to ".join(
-            os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)
-        )
+        given = [name for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+        names = " to ".join(os.fsdecode(name) or repr(name) for name in given)
         said = f"{names}: {error.strerror}" if names else error.strerror
     else:
         said = str(error)

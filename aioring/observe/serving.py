@@ -5,9 +5,9 @@
     one line of JSON            <-        stats and in_flight of all rings, taken at that moment
 
 The thread sleeps until somebody comes, and touches no loop: snapshots are for any thread (`in_flight.py`). What a peer can
-cost the program is bounded: `PEERS` of them, a snapshot each `PAUSE` at most, a request of `REQUEST` bytes, the `MOST`
-oldest I/Os in an answer, and whoever does not take an answer in `PATIENCE`, or asks
-nothing for `IDLE`, is left.
+cost the program is bounded: `PEERS` of them, a snapshot each `PAUSE` at most and for a tenth of the time, a request of
+`REQUEST` bytes, the `MOST` oldest I/Os in an answer; and whoever does not take an answer in `PATIENCE`, or asks nothing
+for `IDLE`, is left.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ logger = logging.getLogger("aioring.observe")
 REQUEST_LINE = b"snapshot\n"
 PROTOCOL = 1
 PEERS, PAUSE, REQUEST, MOST = 8, 0.02, 64, 1000  # PAUSE: seconds; REQUEST: bytes
+SHARE = 10  # the pause is so many times as long as the snapshot took: the program has the rest of the time
 PATIENCE, IDLE = 10.0, 60.0  # seconds for an answer to be taken, and between two requests
 _PATH = 107  # bytes: unix(7), sun_path
 _VARIABLE = "AIORING_OBSERVE"
 _OFF = ("", "0", "off", "no", "false")
 _ON = ("1", "on", "yes", "true")
 
-Told = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-_sources: list[
-    Callable[[], Told]
-] = []  # stats of each ring, and what is in flight: from the room above, which has rings
+Told = tuple[list[dict[str, Any]], list[dict[str, Any]], int]
+# Of the room above, which has rings: stats of each, the oldest so many I/Os in flight, and how many there are.
+_sources: list[Callable[[int], Told]] = []
+
 _serving: dict[str, Serving] = {}  # by path
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 class Serving(Watching):
@@ -56,31 +57,36 @@ class Serving(Watching):
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._listener = _listen(path)
-        found = os.lstat(path)
-        self._inode = (found.st_dev, found.st_ino)
-        self._woken, self._waker = os.pipe()
         self._closed = False
         self._peers: dict[socket.socket, _Peer] = {}
-        self._selector = selectors.DefaultSelector()
-        self._last = 0.0  # when the last snapshot was taken
-        self._thread = threading.Thread(target=self._run, name="aioring-observe", daemon=True)
-        self._thread.start()
+        self._next = 0.0  # when a snapshot may be taken again
+        with contextlib.ExitStack() as undo:
+            self._woken, self._waker = os.pipe()
+            undo.callback(os.close, self._waker)
+            undo.callback(os.close, self._woken)
+            self._selector = undo.enter_context(selectors.DefaultSelector())
+            self._listener = undo.enter_context(_listen(path))
+            undo.callback(os.unlink, path)
+            found = os.lstat(path)
+            self._inode = (found.st_dev, found.st_ino)
+            self._thread = threading.Thread(target=self._run, name="aioring-observe", daemon=True)
+            self._thread.start()
+            undo.pop_all()  # all is well
 
     def close(self) -> None:
         """Twice is harmless. The socket's name is removed, if it is still ours."""
-        with _lock:
+        with _lock:  # all of it: who serves there next must not meet what is left of this one
             if self._closed:
                 return
             self._closed = True
             _serving.pop(self.path, None)
+            with contextlib.suppress(OSError):
+                found = os.lstat(self.path)
+                if (found.st_dev, found.st_ino) == self._inode:
+                    os.unlink(self.path)
+            os.close(self._waker)  # which wakes the thread
+            self._thread.join(1)
         atexit.unregister(self.close)
-        with contextlib.suppress(OSError):
-            found = os.lstat(self.path)
-            if (found.st_dev, found.st_ino) == self._inode:
-                os.unlink(self.path)
-        os.close(self._waker)  # which wakes the thread
-        self._thread.join(1)
 
     def __repr__(self) -> str:
         return f"<aioring.observe.serve({self.path!r}){', closed' if self._closed else ''}>"
@@ -161,18 +167,24 @@ class Serving(Watching):
         peer.connection.close()
 
     def _snapshot(self) -> bytes:
-        time.sleep(max(self._last + PAUSE - time.monotonic(), 0))
-        rings, in_flight = _sources[-1]() if _sources else ([], [])
-        now = self._last = time.monotonic()
+        begun = time.monotonic()
+        if begun < self._next:
+            time.sleep(self._next - begun)
+            begun = time.monotonic()
+        rings, in_flight, total = _sources[-1](MOST) if _sources else ([], [], 0)
+        now = time.monotonic()
         found = {
             "aioring": PROTOCOL,
             "pid": os.getpid(),
             "now": now,
             "rings": rings,
-            "in_flight": in_flight[:MOST],
-            "in_flight_total": len(in_flight),
+            "in_flight": in_flight,
+            "in_flight_total": total,
         }
-        return json.dumps(found).encode() + b"\n"
+        answer = json.dumps(found).encode() + b"\n"
+        took = time.monotonic() - begun
+        self._next = begun + took + max(PAUSE, SHARE * took)
+        return answer
 
 
 class _Peer:
@@ -237,11 +249,11 @@ def on_demand() -> None:
         return
     try:
         serve(path or None)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
         logger.warning("%s: nobody can watch this process: %s", _VARIABLE, error)
 
 
-def told_by(source: Callable[[], Told]) -> None:
+def told_by(source: Callable[[int], Told]) -> None:
     """Where snapshots come from."""
     _sources[:] = [source]
 
@@ -261,7 +273,28 @@ def _default() -> str:
             raise os_error(
                 errno.EPERM, folder, note="aioring: others can write here, or it is theirs: give serve() a path"
             )
+    _sweep(folder)
     return os.path.join(folder, name_of(os.getpid()))
+
+
+def _sweep(folder: str) -> None:
+    """The names that killed processes of ours have left there."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            pid = name.removeprefix("aioring-").removesuffix(".sock")
+            if pid.isdigit() and name == name_of(int(pid)) and not _runs(int(pid)):
+                with contextlib.suppress(OSError):
+                    _remove_stale(os.path.join(folder, name))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _is_private(folder: str) -> bool:
@@ -302,6 +335,8 @@ def _remove_stale(path: str) -> None:
             peer.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)  # whoever had bound it is gone
+        except BlockingIOError:  # its line is full
+            raise os_error(errno.EADDRINUSE, path) from None
         except OSError as error:
             raise os_error(error.errno or errno.EADDRINUSE, path) from None
         else:
@@ -317,8 +352,7 @@ def _is_ours(connection: socket.socket) -> bool:
 
 def _forked() -> None:
     """In a child: the socket is its parent's, and there is no thread."""
-    global _lock
-    _lock = threading.Lock()
+    _lock.release()
     for serving in _serving.values():
         atexit.unregister(serving.close)
         serving._closed = True
@@ -328,4 +362,5 @@ def _forked() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    # The lock is held meanwhile: no socket is half opened or half closed in the child.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_forked)

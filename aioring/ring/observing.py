@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import asdict
+from heapq import nsmallest
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -44,21 +45,28 @@ class Observing(Data):
         of tasks and files are looked up now and cost the I/O nothing. What was served in place was never in flight. A ring
         that is not started, or closed, has none.
         """
+        return self._oldest(None)[0]
+
+    def _oldest(self, most: int | None) -> tuple[list[InFlight], int]:
+        """So many records (None: all), and how many there are."""
         engine = self._started
         if engine is None or engine.ended:
-            return []
+            return [], 0
         ring, now = self._label, perf_counter()
         results = dict(copied(lambda: engine.completed))
-        found = [record for handle in _handles(engine) if (record := of_handle(handle, ring, results, now)) is not None]
+        handles = _handles(engine)
+        total = len(handles)
+        if most is not None and total > most:
+            handles = nsmallest(most, handles, key=lambda handle: handle.since or now)
+        found = [record for handle in handles if (record := of_handle(handle, ring, results, now)) is not None]
         ready = self._readiness
         if ready is not None:
-            found += [
-                of_wait(wait, ring, name, file.asked, now)
-                for file in copied(ready.files)
-                for way, name in ((TO_READ, "read"), (TO_WRITE, "write"))
-                for wait in copied(lambda: file.lines[way])  # noqa: B023 - called at once
-            ]
-        return sorted(found, key=lambda record: -record.age)
+            for file in copied(ready.files):
+                for way, name in ((TO_READ, "read"), (TO_WRITE, "write")):
+                    waits = copied(lambda: file.lines[way])  # noqa: B023 - called at once
+                    found += [of_wait(wait, ring, name, file.asked, now) for wait in waits[:most]]
+                    total += len(waits)
+        return sorted(found, key=lambda record: -record.age)[:most], total
 
     def stats(self) -> RingStats:
         """What this ring has done since it was started or `reset_stats` was called, after PostgreSQL's `pg_stat_io`.
@@ -114,11 +122,19 @@ def _all() -> list[Observing]:
     return [ring for find in copied(lambda: _rings.values()) if (ring := find()) is not None]
 
 
-def _snapshot() -> Told:
+def _snapshot(most: int) -> Told:
+    """What a peer is told (observe/serving.py): records are made of those that are told only."""
     told = [
         {**ring.stats().as_dict(), "depth": ring.depth, "fallback_reason": ring.fallback_reason} for ring in rings()
     ]
-    return told, [asdict(record) for record in in_flight()]
+    found: list[InFlight] = []
+    total = 0
+    for ring in _all():
+        oldest, count = ring._oldest(most)
+        found += oldest
+        total += count
+    found.sort(key=lambda record: -record.age)
+    return told, [asdict(record) for record in found[:most]], total
 
 
 told_by(_snapshot)

@@ -18,8 +18,7 @@ from aioring.cli.bench.measure import CACHED, COLD, DIRECT, Column, Results, col
 from aioring.cli.bench.target import BLOCK, Target
 from aioring.cli.bench.verdict import verdict
 from aioring.cli.console import Failure
-from tests.cli.test_top import read_until, terminal
-from tests.command import ENVIRONMENT, aioring as run, command, fails
+from tests.command import ENVIRONMENT, aioring as run, command, fails, read_until, terminal
 from tests.harness import small_disk
 
 QUICK = ("--size", "2M", "--seconds", "0.2", "--tasks", "4")
@@ -49,13 +48,24 @@ def test_gains_by_columns() -> None:
 def test_nothing_is_gained_where_the_disk_is_the_limit() -> None:
     said = verdict(results(mine=1000, pool=990, sync=995), "io_uring", None)
     why = "this disk is the limit, whoever asks it"
-    assert said[0] == f"Your workload gains nothing, because {why}: at most 1.0 times a thread pool's reads."
-    assert any("this disk does one thing at a time" in sentence for sentence in said)
+    assert said[0] == f"Your workload gains nothing, because {why}: 1.0 times as much as with threads."
+    assert any("this disk does not do more when it is asked for more" in sentence for sentence in said)
+    alone = verdict(results(tasks=1, mine=1000, pool=990, sync=995), "io_uring", None)
+    assert not any("asked for more" in sentence for sentence in alone)  # one task cannot show that
+
+
+def test_where_threads_are_quicker_it_says_so() -> None:
+    said = verdict(results(mine=50, pool=100), "io_uring", None)
+    assert said[0] == "Your workload gains nothing, because threads are faster here: 0.5 times as much as with threads."
+    mixed = results(mine=lambda column: 50 if column.pages == CACHED else 110, pool=100)
+    assert "because threads are as quick here, or quicker: 0.5 to 1.1 times" in verdict(mixed, "io_uring", None)[0]
 
 
 def test_nothing_is_gained_where_all_is_cached() -> None:
     said = verdict(results(mine=1000, pool=100, sync=2000), "io_uring", None)
-    assert any("Plain blocking reads are 2.0 times as fast" in sentence for sentence in said)
+    assert any(
+        "Plain blocking reads are 2.0 times as fast where the page cache has everything: 2.0" in one for one in said
+    )
     assert any("your workload gains nothing, because there is nothing to wait for" in sentence for sentence in said)
 
 
@@ -73,15 +83,14 @@ def test_what_could_not_be_measured_and_why_it_is_not_io_uring() -> None:
     assert "aioring uses io_uring here, not io_uring: EPERM: a filter. `aioring doctor` says what to change." in said
     assert "Nothing can be said of reads from the disk: it is memory." in said
     assert "Nothing can be said of reads past the page cache: refused." in said
-    assert verdict(Results({}, [], {}), "worker", None)[0].startswith(
-        "Your workload gains nothing that could be measured"
-    )
+    said = verdict(Results({}, [], {}), "sync", None)
+    assert said[0].startswith("Nothing can be said of sync, which is what AIORING_METHOD")
 
 
 def test_memory_is_no_disk() -> None:
     said = verdict(results(missing={COLD: "it is memory"}, mine=10, pool=1, sync=20), "io_uring", None, "tmpfs")
     assert "This is memory (tmpfs): there is no disk to wait for. Measure a folder that is on one." in said
-    assert not any("one thing at a time" in sentence for sentence in said)
+    assert not any("asked for more" in sentence for sentence in said)
 
 
 def test_the_columns() -> None:
@@ -124,7 +133,7 @@ def test_a_file_that_is_there_is_only_read(folder: Path) -> None:
     before = file.read_bytes(), file.stat().st_mtime_ns
     done = run("bench", file, *QUICK)
     assert done.returncode == 0
-    assert "3 MiB, was there" in done.stdout
+    assert "2 MiB, was there; the first of 3 MiB" in done.stdout
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
     assert "\x1b" not in done.stdout + done.stderr
 
@@ -168,13 +177,15 @@ def test_what_cannot_be_measured_is_refused_in_a_line(folder: Path) -> None:
     fifo = folder / "fifo"
     os.mkfifo(fifo)
     assert "regular file" in fails("bench", fifo)
-    assert fails("bench", folder, "--html", folder / "no" / "x.html").endswith("x.html: No such file or directory")
+    assert fails("bench", folder, "--html", folder / "no" / "x.html").endswith("x.html: there is no such folder")
+    assert "not written over what is read" in fails("bench", small, "--html", small)
+    assert "not written over this" in fails("bench", folder, "--html", "/dev/full")
     assert sorted(path.name for path in folder.iterdir()) == ["fifo", "small"]
 
 
 def test_no_space_and_a_folder_that_is_read_only(folder: Path) -> None:
     with small_disk(folder / "small", "3m") as disk:
-        assert "no space for a file of 256 MiB: say --size" in fails("bench", disk)
+        assert "no space for a file of 256 MiB: say a smaller --size" in fails("bench", disk)
         assert list(disk.iterdir()) == []
         out = disk / "x.html"
         out.write_bytes(b"an older one")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import signal
+import socket
 import stat
 import subprocess
 import threading
@@ -13,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
-from tests.cli.test_top import read_until, terminal
-from tests.command import ENVIRONMENT, aioring as run, command, fails
+from aioring.cli.data import listing
+from tests.command import ENVIRONMENT, aioring as run, command, fails, read_until, terminal
 from tests.conftest import pattern
 from tests.harness import small_disk
 
@@ -76,6 +79,28 @@ def test_one_that_fails_keeps_nobody_else_from_being_copied(tree: Path, tmp_path
     done = run("cp", tree / "small", tree / "missing", tree / "large", tmp_path / "into")
     assert (done.returncode, done.stderr) == (1, f"aioring cp: {tree}/missing: No such file or directory\n")
     assert sorted(path.name for path in (tmp_path / "into").iterdir()) == ["large", "small"]
+
+
+def test_two_of_one_name(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "into").mkdir()
+    (tmp_path / "small").write_bytes(b"another")
+    done = run("cp", tree / "small", tmp_path / "small", tmp_path / "into")
+    assert done.returncode == 1
+    assert "has just been made" in done.stderr
+    assert (tmp_path / "into" / "small").read_bytes() == b"a line\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_ends_clean_up_as_well(number: int, tree: Path) -> None:
+    """The terminal, for one: the cursor is shown again."""
+    os.mkfifo(tree / "fifo")
+    with terminal("cat", tree / "fifo", columns=80, stdout=tree / "out") as (child, master):
+        writer = os.open(tree / "fifo", os.O_WRONLY)
+        read_until(master, b"\x1b[?25l")
+        child.send_signal(number)
+        read_until(master, b"\x1b[?25h")
+        assert child.wait(20) == -number
+        os.close(writer)
 
 
 def test_copies_that_make_no_sense(tree: Path, tmp_path: Path) -> None:
@@ -159,6 +184,41 @@ def test_into_a_file_from_where_it_is(mode: str, tree: Path, tmp_path: Path) -> 
     assert out.read_bytes() == before + pattern(LARGE) + b"behind"
 
 
+def test_standard_input_from_where_it_is(tree: Path) -> None:
+    with (tree / "large").open("rb", buffering=0) as file:
+        file.seek(1000)
+        assert run("cat", "-", stdin=file, text=False).stdout == pattern(LARGE)[1000:]
+        assert file.tell() == LARGE
+        file.seek(1000)
+        wanted = hashlib.sha256(pattern(LARGE)[1000:]).hexdigest()
+        assert run("sum", "-", stdin=file).stdout == f"{wanted}  -\n"
+    here, there = socket.socketpair()
+    with here, there:
+        here.sendall(b"from a socket")
+        here.shutdown(socket.SHUT_WR)
+        assert run("cat", stdin=there).stdout == "from a socket"
+
+
+def test_what_would_have_no_end(tree: Path) -> None:
+    with (tree / "small").open("ab") as file:
+        done = run("cat", tree / "small", stdout=file)
+    assert done.stderr == f"aioring cat: {tree}/small: it is the output as well, and would have no end\n"
+    assert (done.returncode, (tree / "small").read_bytes()) == (1, b"a line\n")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_what_is_closed_from_the_start(closed: str, tree: Path, tmp_path: Path) -> None:
+    line = " ".join(map(shlex.quote, map(str, command("cat", tree / "missing", tree / "small"))))
+    where = "" if closed == ">&-" else f"> {tmp_path}/out"
+    done = subprocess.run(["sh", "-c", f"{line} {where} {closed}"], env=ENVIRONMENT, capture_output=True, check=False)
+    if closed == ">&-":
+        assert done.stderr == b"aioring: the output cannot be written: Bad file descriptor\n"
+        assert done.returncode == 2
+    else:
+        assert (tmp_path / "out").read_bytes() == b"a line\n"
+        assert done.returncode == 1
+
+
 def test_what_cannot_be_read_is_said_and_the_rest_is_written(tree: Path) -> None:
     done = run("cat", tree / "missing", tree / "small", tree / "inner", tree / "small")
     assert done.stdout == "a line\na line\n"
@@ -171,10 +231,8 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_written(tree: Path) -> None
 
 def test_output_that_cannot_be_written(tree: Path) -> None:
     with open("/dev/full", "wb") as full:
-        assert (
-            fails("cat", tree / "large", stdout=full)
-            == "aioring: the output cannot be written: No space left on device"
-        )
+        said = fails("cat", tree / "large", stdout=full)
+    assert said == "aioring: the output cannot be written: No space left on device"
     cat = subprocess.Popen(
         command("cat", tree / "large"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     )
@@ -215,6 +273,21 @@ def test_as_coreutils_has_it(algorithm: str, tree: Path) -> None:
     assert run("sum", "-a", algorithm, "--direct", *names).stdout == expected
 
 
+def test_output_beside_a_bar(tree: Path, tmp_path: Path) -> None:
+    """stderr is a terminal, stdout is a file: every byte of it is there."""
+    out = tmp_path / "out"
+    with terminal("sum", "-r", tree, columns=40, stdout=out) as (child, _):
+        assert child.wait(20) == 0
+    assert out.read_text() == run("sum", "-r", tree).stdout
+
+
+def test_what_is_no_file_in_a_tree(tree: Path) -> None:
+    os.mkfifo(tree / "fifo")
+    done = run("sum", "-r", tree)
+    assert done.stderr == f"aioring sum: {tree}/fifo: no regular file: passed over\n"
+    assert len(done.stdout.splitlines()) == 6
+
+
 def test_standard_input() -> None:
     assert run("sum", "-", input=b"abc", text=False).stdout.split()[0].decode() == hashlib.sha256(b"abc").hexdigest()
 
@@ -222,28 +295,92 @@ def test_standard_input() -> None:
 def test_a_tree_and_its_check(tree: Path, tmp_path: Path) -> None:
     done = run("sum", "-r", tree)
     assert sorted(line[66:] for line in done.stdout.splitlines()) == names_in(tree)
-    listing = tmp_path / "listing"
-    listing.write_text(done.stdout)
-    assert subprocess.run(["sha256sum", "--quiet", "-c", listing], check=False).returncode == 0
-    checked = run("sum", "-c", listing)
+    lines = tmp_path / "listing"
+    lines.write_text(done.stdout)
+    assert subprocess.run(["sha256sum", "--quiet", "-c", lines], check=False).returncode == 0
+    checked = run("sum", "-c", lines)
     assert checked.returncode == 0
     assert checked.stdout.splitlines() == [f"{line[66:]}: OK" for line in done.stdout.splitlines()]
-    assert run("sum", "-q", "-c", listing).stdout == ""
+    assert run("sum", "-q", "-c", lines).stdout == ""
     with (tree / "large").open("r+b") as file:
         file.seek(3 << 20)
         file.write(b"another")
     (tree / "small").unlink()
-    checked = run("sum", "-q", "-c", listing)
+    checked = run("sum", "-q", "-c", lines)
     assert checked.returncode == 1
     assert sorted(checked.stdout.splitlines()) == [f"{tree}/large: FAILED", f"{tree}/small: FAILED to be read"]
     assert len(checked.stderr.splitlines()) == 2
 
 
 def test_a_listing_that_is_none(tmp_path: Path) -> None:
-    listing = tmp_path / "listing"
-    listing.write_text("abc  file\n")
-    assert fails("sum", "-c", listing) == f"aioring sum: {listing}:1: no line of a sha256 hash and a name"
+    lines = tmp_path / "listing"
+    for text in ("", "abc  file\n", "\n\n"):
+        lines.write_text(text)
+        done = run("sum", "-c", lines)
+        assert done.stderr == f"aioring sum: {lines}: no line of it is a sha256 hash and a name\n"
+        assert done.returncode == 1
     assert run("sum", "-c", tmp_path / "missing").returncode == 1
+
+
+def test_a_listing_with_lines_that_are_none(tree: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "listing"
+    good = run("sum", tree / "small").stdout
+    lines.write_text(f"# a comment\r\n\n{good}{'0' * 63}  {tree}/large\n")
+    done = run("sum", "-c", lines)
+    assert (done.returncode, done.stdout) == (0, f"{tree}/small: OK\n")
+    assert done.stderr == f"aioring sum: {lines}: 2 lines are no hash and a name, the first of them line 1\n"
+
+
+def test_a_file_that_is_listed_twice(tree: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "listing"
+    lines.write_text(f"{'0' * 64}  {tree}/small\n" + run("sum", tree / "small").stdout)
+    done = run("sum", "-c", lines)
+    assert done.stdout.splitlines() == [f"{tree}/small: FAILED", f"{tree}/small: OK"]
+    assert done.returncode == 1
+
+
+ODD = [
+    b"a\nb",
+    b"a\rb",
+    b"a\\nb",
+    b"a b ",
+    b"bad\xff",
+    "nel\u0085\u2028".encode(),
+    b"ff\x0c",
+    b"-x",
+    b"(a) = b",
+    b" *x",
+]
+
+
+def test_odd_names_there_and_back_again(tmp_path: Path) -> None:
+    for name in ODD:
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    mine = run("sum", "--", *map(os.fsdecode, ODD), cwd=tmp_path, text=False).stdout
+    theirs = subprocess.run(["sha256sum", "--", *ODD], cwd=tmp_path, capture_output=True, check=True).stdout
+    assert mine == theirs
+    for options in ([], ["--tag"]):
+        written = subprocess.run(
+            ["sha256sum", *options, "--", *ODD], cwd=tmp_path, capture_output=True, check=True
+        ).stdout
+        done = run("sum", "-c", "-", cwd=tmp_path, input=written, text=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert done.stdout.count(b": OK\n") == len(ODD)
+
+
+PARTS = st.sampled_from([b"\\", b"0" * 64, b"  ", b"*", b"\n", b"SHA256 (", b") = ", b"\r"])
+
+
+@given(st.binary(max_size=60) | st.lists(PARTS).map(b"".join))
+def test_whatever_a_listing_says(text: bytes) -> None:
+    entries, bad = listing.read(text, "sha256")
+    assert len(entries) + len(bad) <= text.count(b"\n") + 1
+    assert all(len(value) == 64 for _, value in entries)
+
+
+@given(st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name and not name.endswith(b"\r")))
+def test_a_line_says_what_was_written(name: bytes) -> None:
+    assert listing.read(listing.line_of("ab" * 32, name) + b"\n", "sha256") == ([(os.fsdecode(name), "ab" * 32)], [])
 
 
 def test_many_files_and_some_that_cannot_be_read(tmp_path: Path) -> None:

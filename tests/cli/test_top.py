@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import socket
 import subprocess
@@ -25,7 +23,7 @@ from aioring.cli.console import Column, Failure, printable, sized
 from aioring.cli.top import fdinfo, peer, view
 from aioring.cli.top.watched import Process
 from aioring.observe import serve
-from tests.command import ENVIRONMENT, aioring as run, command, fails
+from tests.command import ENVIRONMENT, aioring as run, command, fails, read_until, terminal
 
 # As Linux 6.18 prints it (io_uring/fdinfo.c), of a ring with something in every list.
 FDINFO = """pos:\t0
@@ -370,39 +368,10 @@ def test_the_demo_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 
-@contextmanager
-def terminal(*arguments: object, columns: int, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    master, slave = pty.openpty()
-    around = {**ENVIRONMENT, "COLUMNS": str(columns), "LINES": "24", "TERM": "xterm", **environment}
-    child = subprocess.Popen(
-        command(*arguments), stdin=slave, stdout=slave, stderr=slave, env=around, start_new_session=True
-    )
-    os.close(slave)
-    try:
-        yield child, master
-    finally:
-        child.kill()
-        child.wait()
-        os.close(master)
-
-
-def read_until(master: int, wanted: bytes, seconds: float = 15) -> bytes:
-    seen, until = b"", time.monotonic() + seconds
-    while wanted not in seen:
-        if not select.select([master], [], [], max(until - time.monotonic(), 0))[0]:
-            pytest.fail(f"{wanted!r} is not in {seen!r}")
-        try:
-            seen += os.read(master, 65536)
-        except OSError:
-            pytest.fail(f"{wanted!r} is not in {seen!r}")
-    return seen
-
-
 @pytest.mark.parametrize(("columns", "colour"), [(20, True), (100, False)])
 def test_a_terminal_and_control_c(columns: int, colour: bool) -> None:
     with program("auto", "default") as pid:
-        environment = {} if colour else {"NO_COLOR": "1"}
-        with terminal("top", pid, "-i", "0.2", columns=columns, **environment) as (child, master):
+        with terminal("top", pid, "-i", "0.2", columns=columns, NO_COLOR="" if colour else "1") as (child, master):
             seen = read_until(master, b"pipe:" if columns > 20 else b"fd")
             if not colour:
                 assert b"\x1b[3" not in seen  # a colour

@@ -232,7 +232,7 @@ def test_who_is_silent_is_left(serving: Serving, monkeypatch: pytest.MonkeyPatch
 def test_who_takes_no_answer_is_left_and_holds_nobody_up(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aioring.observe.serving.PATIENCE", 0.3)
     large = [{"ring": "x" * 1000}] * 2000  # more than a socket holds
-    monkeypatch.setattr("aioring.observe.serving._sources", [lambda: (large, [])])
+    monkeypatch.setattr("aioring.observe.serving._sources", [lambda most: (large, [], 0)])
 
     with connect(serving.path) as lazy:
         lazy.sendall(b"snapshot\n")
@@ -242,7 +242,9 @@ def test_who_takes_no_answer_is_left_and_holds_nobody_up(serving: Serving, monke
 
 
 def test_the_oldest_are_told_and_how_many_there_are(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioring.observe.serving._sources", [lambda: ([], [{"n": n} for n in range(MOST + 5)])])
+    monkeypatch.setattr(
+        "aioring.observe.serving._sources", [lambda most: ([], [{"n": n} for n in range(most)], most + 5)]
+    )
     told = ask(serving.path)
     assert [one["n"] for one in told["in_flight"]] == list(range(MOST))
     assert told["in_flight_total"] == MOST + 5
@@ -251,7 +253,7 @@ def test_the_oldest_are_told_and_how_many_there_are(serving: Serving, monkeypatc
 def test_a_snapshot_that_fails_is_logged_and_the_next_is_served(
     serving: Serving, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def failing() -> Any:
+    def failing(most: int) -> Any:
         raise LookupError("a Task class of somebody's own")
 
     with monkeypatch.context() as patch:

@@ -11,9 +11,8 @@ import asyncio
 import json
 import os
 import platform
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import aioring
@@ -54,7 +53,7 @@ def add_to(commands: Any) -> None:
         "path", nargs="?", default=".", metavar="PATH", help="file, or folder to make one in; default: here"
     )
     parser.add_argument(
-        "--size", type=_size, default=256 << 20, metavar="N", help="of the file that is made; default: 256M"
+        "--size", type=_size, default=256 << 20, metavar="N", help="of what is made or read; default: 256M"
     )
     parser.add_argument("--tasks", type=_tasks, default=32, metavar="N", help="that read at once; default: 32")
     parser.add_argument("--seconds", type=_seconds, default=_SECONDS, metavar="S", help="to measure for; default: 36")
@@ -92,50 +91,50 @@ def _seconds(text: str) -> float:
 
 def run(arguments: argparse.Namespace) -> None:
     pyplot = plotting() if arguments.html else None
-    with _page_file(arguments.html) as write, Target(arguments.path, arguments.size) as target:
+    if arguments.html:
+        _look_at(arguments.html, arguments.path)
+    with Target(arguments.path, arguments.size) as target:
         facts = _facts(target)
         with bar("measuring", not arguments.json, "turns") as shown:
             results, method, reason = asyncio.run(_measured(target, arguments, shown))
         said = verdict(results, method, reason, target.memory)
-        facts.append(("method", method if reason is None else f"{method}: {reason}"))
-        if pyplot is not None:
-            heading = f"aioring bench of {printable(os.path.abspath(arguments.path))}"
-            write(page(pyplot, heading, facts, said, _table(results), results))
+    facts.append(("method", method if reason is None else f"{method}: {reason}"))
     if arguments.json:
         print(json.dumps(_as_dict(facts, said, results), indent=2))
     else:
         _show(facts, said, results, method)
+    if pyplot is not None:  # last: if it cannot be written, the figures stand there
+        heading = f"aioring bench of {printable(os.path.abspath(arguments.path))}"
+        _write(arguments.html, page(pyplot, heading, facts, said, _table(results), results))
 
 
-@contextmanager
-def _page_file(path: str | None) -> Iterator[Callable[[str], Any]]:
-    """Opened before a minute is spent on what cannot be written; nothing of it is left, if nothing is written."""
-    if path is None:
-        yield lambda text: None
-        return
-    there = os.path.exists(path)
+def _look_at(path: str, read: str) -> None:
+    """Before a minute is spent on what cannot be written."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder):
+        fail(f"{printable(path)}: there is no such folder")
+    if os.path.exists(path) and (not os.path.isfile(path) or os.path.samefile(path, read)):
+        fail(f"{printable(path)}: the page is not written over {'what is read' if os.path.isfile(path) else 'this'}")
+    if not os.access(folder, os.W_OK):
+        fail(f"{printable(path)}: nothing can be written in that folder")
+
+
+def _write(path: str, text: str) -> None:
+    """In one step: what is there stays there until all of it is."""
     try:
-        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - what is there stays there until there is another
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=os.path.dirname(os.path.abspath(path)), prefix=".aioring-", delete=False
+        ) as file:
+            try:
+                file.write(text)
+                file.close()
+                os.chmod(file.name, 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
     except OSError as error:
-        fail(reason_of(error))
-    written = False
-
-    def write(text: str) -> None:
-        nonlocal written
-        try:
-            file.truncate(0)
-            file.write(text)
-            file.flush()
-        except OSError as error:
-            fail(reason_of(OSError(error.errno, error.strerror, path)))
-        written = True
-
-    try:
-        with file:
-            yield write
-    finally:
-        if not there and not written:
-            os.unlink(path)
+        fail(reason_of(OSError(error.errno, error.strerror, path)))
 
 
 async def _measured(target: Target, arguments: argparse.Namespace, shown: Any) -> tuple[Results, str, str | None]:
@@ -149,6 +148,8 @@ def _facts(target: Target) -> list[tuple[str, str]]:
     device = looked.get("device")
     where = f"{looked.get('file_system')} on {device['name'] if device else looked.get('source')}"
     made = "made for this, and gone" if target.made else "was there"
+    if target.size < target.whole:
+        made += f"; the first of {target.whole >> 20:,} MiB"
     return [
         ("aioring", f"{aioring.__version__}, {platform.python_implementation()} {platform.python_version()}"),
         ("machine", f"{platform.system()} {platform.release()}, {platform.machine()}, {os.cpu_count()} CPUs"),

@@ -90,10 +90,9 @@ async def measure(
 async def _turn(target: Target, way: Way, column: Column, seconds: float, chance: random.Random) -> float:
     offsets = _offsets(target, column, chance)
     async with way.open(target.path, column.pages == DIRECT, column.tasks) as opened:
+        await _drive(opened.reads, iter([0] * (2 * column.tasks)), seconds)  # threads are started, and code is warm
         if column.pages == COLD:
             target.cool()
-        else:  # threads are started, and code is warm
-            await _drive(opened.reads, iter([0] * (2 * column.tasks)), seconds)
         with _busy_thread(column.busy):
             begun = time.perf_counter()
             n = await _drive(opened.reads, offsets, seconds)

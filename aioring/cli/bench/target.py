@@ -29,7 +29,8 @@ class Target:
     not, or an empty string."""
 
     def __init__(self, path: str, size: int) -> None:
-        """`size`: bytes of a file that has to be made. Ends in `Failure` where there is nothing to read."""
+        """`size`: bytes of a file that has to be made, and that are read at most of one that is there. Ends in `Failure`
+        where there is nothing to read."""
         self.given = path
         try:
             if os.path.isdir(path):
@@ -40,7 +41,8 @@ class Target:
             fail(_said(path, error, size))
         try:
             self.path = f"/proc/self/fd/{self._fd}" if self.made else path
-            self.size = _size(self._fd)
+            self.whole = _size(self._fd)
+            self.size = min(self.whole, size)
             if self.size < _LEAST:
                 fail(
                     f"{printable(path)}: give a regular file of at least {_LEAST >> 20} MiB, or a folder to make one in"
@@ -62,8 +64,8 @@ class Target:
         os.close(self._fd)
 
     def cool(self) -> None:
-        """None of it in the page cache."""
-        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        """None of what is read is in the page cache."""
+        os.posix_fadvise(self._fd, 0, self.size, os.POSIX_FADV_DONTNEED)
 
     def warm(self) -> None:
         buffer = bytearray(_PIECE)
@@ -107,9 +109,7 @@ class Target:
 
 def _said(path: str, error: OSError, size: int) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return (
-            f"{printable(path)}: no space for a file of {size >> 20} MiB: say --size 16M, or give a file that is there"
-        )
+        return f"{printable(path)}: no space for a file of {size >> 20} MiB: say a smaller --size, or give a file"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and os.path.isdir(path):
         return f"{printable(path)}: {error.strerror}: no file can be made here to be read: give one that is there"
     return reason_of(OSError(error.errno, error.strerror, path))

@@ -30,8 +30,7 @@ def ratios(results: Results, method: str, to: str) -> dict[Column, float]:
 
 def verdict(results: Results, method: str, reason: str | None, memory: str = "") -> list[str]:
     """`method`, `reason`: what aioring chooses here, and why not io_uring. `memory`: the file system, if it is one."""
-    found = list(_beside_threads(results, method))
-    found += _beside_sync(results, method, memory)
+    found = [*_beside_threads(results, method), *_beside_sync(results, method, memory)]
     if reason is not None:
         found.append(f"aioring uses {method} here, not io_uring: {reason}. `aioring doctor` says what to change.")
     for pages, why in results.missing.items():
@@ -41,61 +40,56 @@ def verdict(results: Results, method: str, reason: str | None, memory: str = "")
 
 
 def _beside_threads(results: Results, method: str) -> Iterator[str]:
-    to = AIOFILES if AIOFILES in results.ways else THREADS
     pool = ratios(results, method, THREADS)
     if not pool:
-        yield "Your workload gains nothing that could be measured: there is no rate of aioring's to compare."
+        yield f"Nothing can be said of {method}, which is what AIORING_METHOD asks for: it is not among what was measured."
         return
     idle = {column: ratio for column, ratio in pool.items() if not column.busy}
     busy = {column: ratio for column, ratio in pool.items() if column.busy}
     if all(ratio < GAIN for ratio in pool.values()):
-        why = "this disk is the limit, whoever asks it" if _limited(results, method) else "threads are as quick here"
-        yield f"Your workload gains nothing, because {why}: at most {max(pool.values()):.1f} times a thread pool's reads."
+        yield f"Your workload gains nothing, because {_why_not(pool)}: {_span(pool)} as much as with threads."
     else:
         for name, some in (("Beside threads", idle), ("With a thread that runs Python beside it", busy)):
             if some:
-                yield f"{name} aioring reads {_span(list(some.values()))} as much: {_listed(some)}."
-    if to == AIOFILES:
-        found = ratios(results, method, AIOFILES)
-        if found:
-            yield f"Beside aiofiles it reads {_span(list(found.values()))} as much."
-    worse = {column: ratio for column, ratio in pool.items() if ratio < LOSS}
-    if worse:
+                yield f"{name} aioring reads {_span(some)} as much: {_listed(some)}."
+    if found := ratios(results, method, AIOFILES):
+        yield f"Beside aiofiles it reads {_span(found)} as much."
+    if worse := {column: ratio for column, ratio in pool.items() if ratio < LOSS}:
         yield f"It loses to a thread pool in: {_listed(worse)}."
+
+
+def _why_not(pool: dict[Column, float]) -> str:
+    """For somebody whose ratios are all below `GAIN`."""
+    if max(pool.values()) < LOSS:
+        return "threads are faster here"
+    alike = [ratio >= LOSS for column, ratio in pool.items() if column.pages != CACHED]
+    if alike and all(alike) and min(pool.values()) >= LOSS:
+        return "this disk is the limit, whoever asks it"
+    return "threads are as quick here, or quicker"
 
 
 def _beside_sync(results: Results, method: str, memory: str) -> Iterator[str]:
     found = ratios(results, method, SYNC)
-    alone = {column: ratio for column, ratio in found.items() if column.pages == CACHED and column.tasks == 1}
-    idle = [ratio for column, ratio in alone.items() if not column.busy]
-    if idle and idle[0] < LOSS:
+    quicker = {column: 1 / ratio for column, ratio in found.items() if column.pages == CACHED and ratio < LOSS}
+    if quicker:
         yield (
-            f"Plain blocking reads are {1 / idle[0]:.1f} times as fast where the page cache has everything and one task "
-            "reads: if that is all that you do, your workload gains nothing, because there is nothing to wait for. "
-            "As soon as one read has to wait for the disk they hold up everybody else."
+            f"Plain blocking reads are {_span(quicker)} as fast where the page cache has everything: {_listed(quicker)}. "
+            "If that is all that you read, your workload gains nothing, because there is nothing to wait for. As soon as "
+            "one read has to wait for the disk they hold up everybody else."
         )
     if memory:
         yield f"This is memory ({memory}): there is no disk to wait for. Measure a folder that is on one."
         return
     waiting = {column: ratio for column, ratio in found.items() if column.pages != CACHED and not column.busy}
-    if waiting and all(ratio < GAIN for ratio in waiting.values()):
+    if waiting and all(column.tasks > 1 and ratio < GAIN for column, ratio in waiting.items()):
         yield (
-            "Nor does it read faster from the disk than one blocking read after the other: this disk does one thing at a "
-            "time. What is gained is that the loop goes on meanwhile."
+            f"From the disk it reads {_span(waiting)} as much as one blocking read after the other: this disk does not do "
+            "more when it is asked for more. What is gained is that the loop goes on meanwhile."
         )
 
 
-def _limited(results: Results, method: str) -> bool:
-    """Whether those who wait for the disk all come to the same."""
-    return any(column.pages != CACHED for column in results.columns) and all(
-        LOSS < ratio < GAIN
-        for column, ratio in ratios(results, method, SYNC).items()
-        if column.pages != CACHED and not column.busy
-    )
-
-
-def _span(values: list[float]) -> str:
-    low, high = min(values), max(values)
+def _span(found: dict[Column, float]) -> str:
+    low, high = min(found.values()), max(found.values())
     if f"{low:.1f}" == f"{high:.1f}":
         return f"{_times(low)} times"
     return f"{_times(low)} to {_times(high)} times"

@@ -12,8 +12,8 @@ from typing import Any
 import aioring
 
 from ..console import printable
-from .progress import Trouble, bar
-from .reading import pieces, size_of
+from .progress import WRONG, Trouble, bar, need_output
+from .reading import STDIN, pieces, size_of
 
 __all__ = ["add_to", "run"]
 
@@ -41,6 +41,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    need_output()
     trouble = Trouble("cat")
     asyncio.run(_all(arguments, trouble))
     arguments.status = trouble.status
@@ -49,20 +50,21 @@ def run(arguments: argparse.Namespace) -> None:
 async def _all(arguments: argparse.Namespace, trouble: Trouble) -> None:
     out = Output(sys.stdout.fileno())
     for name in arguments.file:
-        path = "/dev/stdin" if name == "-" else name
-        title = "standard input" if name == "-" else printable(os.path.basename(name))
+        title = "standard input" if name == STDIN else printable(os.path.basename(name))
         try:
-            size = size_of(path)
+            size = size_of(name)
+            if size and out.is_of(os.stat(0 if name == STDIN else name)):
+                raise ValueError("it is the output as well, and would have no end")
             with bar(title, not arguments.quiet and not sys.stdout.isatty()) as shown:
                 done = 0
-                async with aclosing(pieces(path, arguments.direct)) as data:
+                async with aclosing(pieces(name, arguments.direct)) as data:
                     async for piece in data:
                         await out.write(piece)
                         done += len(piece)
                         shown(done, size)
         except Unwritable as unwritable:
             raise unwritable.error from None  # the command line says what that means: nobody may be reading
-        except (OSError, ValueError) as error:
+        except WRONG as error:
             trouble.with_one(error, name)
     out.leave()
 
@@ -82,6 +84,11 @@ class Output:
             self._at = os.lseek(fd, 0, os.SEEK_CUR)
         except OSError:
             self._at = -1  # it cannot seek
+
+    def is_of(self, status: os.stat_result) -> bool:
+        """Whether it is this file that is written."""
+        mine = os.fstat(self._fd)
+        return self._at >= 0 and (mine.st_dev, mine.st_ino) == (status.st_dev, status.st_ino)
 
     async def write(self, data: Any) -> None:
         try:

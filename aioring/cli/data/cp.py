@@ -12,7 +12,7 @@ from typing import Any
 import aioring
 
 from ..console import fail, printable
-from .progress import Trouble, bar
+from .progress import WRONG, Trouble, bar
 
 __all__ = ["add_to", "run"]
 
@@ -63,13 +63,17 @@ def run(arguments: argparse.Namespace) -> None:
 
 async def _all(arguments: argparse.Namespace, into: bool, trouble: Trouble) -> None:
     begun, size = time.perf_counter(), 0
+    made: set[str] = set()
     for source in arguments.source:
         target = arguments.target
         if into:
             target = os.path.join(target, os.path.basename(os.path.normpath(source)))
         try:
+            if target in made:
+                raise ValueError(f"{printable(target)} has just been made of another one: it is not replaced")
+            made.add(target)
             size += await _one(arguments, source, target)
-        except (OSError, ValueError) as error:
+        except WRONG as error:
             trouble.with_one(error, source)
     took = time.perf_counter() - begun
     if not arguments.quiet and not trouble.status and sys.stderr is not None and sys.stderr.isatty():

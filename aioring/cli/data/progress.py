@@ -1,18 +1,26 @@
-"""A progress bar on the terminal that stderr is: rich's, or a line of our own; nothing where it is none."""
+"""A progress bar on the terminal that stderr is: rich's, or a line of our own; nothing where it is none. What else is said
+meanwhile goes past it.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import aioring
+
 from ..console import console, printable, reason_of
 
-__all__ = ["Trouble", "bar"]
+__all__ = ["WRONG", "Trouble", "bar", "complain", "need_output", "put"]
 
+WRONG = (OSError, ValueError, EOFError, aioring.AioringError)  # with one file, which is no reason not to read the next
 Shown = Callable[[int, int | None], None]
+_live: list[Any] = []  # the rich console whose bar stands there
 
 
 @contextmanager
@@ -33,20 +41,21 @@ def bar(title: str, wanted: bool, unit: str = "bytes") -> Iterator[Shown]:
         columns: tuple[Any, ...] = (name, BarColumn(), *(counted if unit == "bytes" else (MofNCompleteColumn(),)))
         if screen.width < 60:
             columns = (BarColumn(None),)
-        with Progress(*columns, console=screen, transient=True) as progress:
+        # What is printed is for whoever reads standard output, not for rich.
+        with Progress(
+            *columns, console=screen, transient=True, redirect_stdout=False, redirect_stderr=False
+        ) as progress:
             task = progress.add_task(title, total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-    elif wanted and sys.stderr is not None and sys.stderr.isatty():
+            _live.append(screen)
+            try:
+                yield lambda done, total: progress.update(task, completed=done, total=total)
+            finally:
+                _live.remove(screen)
+    elif wanted and sys.stderr.isatty():
         yield _Line(title, unit).tell
-        print("\r\x1b[K" if _understands() else "", end="", file=sys.stderr, flush=True)
+        print("\r\x1b[K" if os.environ.get("TERM", "dumb") != "dumb" else "", end="", file=sys.stderr, flush=True)
     else:
         yield lambda done, total: None
-
-
-def _understands() -> bool:
-    import os
-
-    return os.environ.get("TERM", "dumb") != "dumb"
 
 
 class _Line:
@@ -62,15 +71,42 @@ class _Line:
             print(f"\r{self._title}: {so_far} {share} ", end="", file=sys.stderr, flush=True)
 
 
+def need_output() -> None:
+    """Where standard output was closed from the start (`>&-`) all that is said there would be lost."""
+    if sys.stdout.fileno() != 1:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def complain(text: str) -> None:
+    """A line on stderr, above the bar if there is one."""
+    if _live:
+        _live[-1].print(text, markup=False, soft_wrap=True)
+    else:
+        print(text, file=sys.stderr)
+
+
+def put(line: bytes) -> None:
+    """A line of output: to a terminal with nothing in it that the terminal would obey, else byte by byte."""
+    if not sys.stdout.isatty():
+        sys.stdout.buffer.write(line + b"\n")
+    elif _live:
+        _live[-1].print(printable(os.fsdecode(line)), markup=False, soft_wrap=True)  # the same terminal
+    else:
+        print(printable(os.fsdecode(line)))
+
+
 class Trouble:
     """What went wrong with some of the files, each in one line on stderr. `status` of the command."""
 
     def __init__(self, command: str) -> None:
         self._command, self.status = command, 0
 
-    def with_one(self, error: OSError | ValueError, name: Any = None) -> None:
+    def with_one(self, error: Exception, name: Any = None) -> None:
         said = reason_of(error)
-        if name is not None and not isinstance(error, OSError):
-            said = f"{printable(str(name))}: {said}"
-        print(f"aioring {self._command}: {said}", file=sys.stderr)
+        if name is not None and not (isinstance(error, OSError) and error.filename):
+            said = f"{printable(str(name)) or repr(name)}: {said.removeprefix(': ')}"
+        self.warn(said)
         self.status = 1
+
+    def warn(self, text: str) -> None:
+        complain(f"aioring {self._command}: {text}")

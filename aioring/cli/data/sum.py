@@ -6,15 +6,16 @@ import argparse
 import asyncio
 import hashlib
 import os
-import sys
+import stat
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Any
 
 import aioring
 
-from ..console import fail, printable
-from .progress import Trouble, bar
+from ..console import printable
+from . import listing
+from .progress import WRONG, Trouble, bar, need_output, put
 from .reading import pieces, size_of
 
 __all__ = ["add_to", "run"]
@@ -49,6 +50,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    need_output()
     trouble = Trouble("sum")
     asyncio.run(_check(arguments, trouble) if arguments.check else _print(arguments, trouble))
     arguments.status = trouble.status
@@ -59,49 +61,52 @@ async def _print(arguments: argparse.Namespace, trouble: Trouble) -> None:
     async with aclosing(_hashed(names, arguments, trouble)) as found:
         async for name, value in found:
             if value is not None:
-                _line(f"{value}  {name}")
+                put(listing.line_of(value, os.fsencode(name)))
 
 
 async def _check(arguments: argparse.Namespace, trouble: Trouble) -> None:
-    wanted: dict[str, str] = {}
-    for listing in arguments.file:
+    wanted: list[tuple[str, str]] = []
+    for name in arguments.file:
         try:
-            text = await aioring.read_text("/dev/stdin" if listing == "-" else listing, errors="surrogateescape")
-        except (OSError, ValueError) as error:
-            trouble.with_one(error, listing)
+            text = b"".join([bytes(piece) async for piece in pieces(name, arguments.direct)])
+        except WRONG as error:
+            trouble.with_one(error, name)
             continue
-        for number, line in enumerate(text.splitlines(), 1):
-            value, _, name = line.partition(" ")
-            if name[:1] not in (" ", "*") or not name[1:] or not _is_hash(value, arguments.algorithm):
-                fail(f"{printable(listing)}:{number}: no line of a {arguments.algorithm} hash and a name")
-            wanted[name[1:]] = value.lower()
+        entries, bad = listing.read(text, arguments.algorithm)
+        wanted += entries
+        if not entries:
+            trouble.with_one(ValueError(f"no line of it is a {arguments.algorithm} hash and a name"), name)
+        elif bad:
+            trouble.warn(f"{printable(name)}: {len(bad)} lines are no hash and a name, the first of them line {bad[0]}")
     wrong = 0
-    async with aclosing(_hashed(list(wanted), arguments, trouble)) as found:
-        async for name, seen in found:
-            right = seen == wanted[name]
+    async with aclosing(_hashed([name for name, _ in wanted], arguments, trouble)) as found:
+        for _, expected in wanted:
+            name, seen = await anext(found)
+            right = seen == expected
             wrong += not right and seen is not None
             if not right or not arguments.quiet:
-                _line(f"{name}: {'OK' if right else 'FAILED' if seen is not None else 'FAILED to be read'}")
+                said = "OK" if right else "FAILED" if seen is not None else "FAILED to be read"
+                put(listing.escaped(os.fsencode(name))[1] + f": {said}".encode())
     if wrong:
         trouble.with_one(ValueError(f"{wrong} of {len(wanted)} files are not what they were"))
 
 
-def _is_hash(value: str, algorithm: str) -> bool:
-    return len(value) == 2 * hashlib.new(algorithm).digest_size and all(c in "0123456789abcdefABCDEF" for c in value)
-
-
-def _line(text: str) -> None:
-    print(printable(text) if sys.stdout.isatty() else text)
-
-
 def _names(given: list[str], recursive: bool, trouble: Trouble) -> Iterator[str]:
+    """`recursive`: the regular files of folders; what would wait for somebody, or has no end, is passed over and named."""
     for name in given:
         if not (recursive and os.path.isdir(name)):
             yield name
             continue
         for folder, folders, files in os.walk(name, onerror=trouble.with_one):
             folders.sort()
-            yield from (os.path.join(folder, file) for file in sorted(files))
+            for path in (os.path.join(folder, file) for file in sorted(files)):
+                try:
+                    if stat.S_ISREG(os.stat(path).st_mode):
+                        yield path
+                    else:
+                        trouble.warn(f"{printable(path)}: no regular file: passed over")
+                except OSError as error:
+                    trouble.with_one(error)
 
 
 async def _hashed(
@@ -116,7 +121,7 @@ async def _hashed(
             async with gate:
                 try:
                     return await _hash(name, arguments, lambda n: shown(*told.more(n)))
-                except (OSError, ValueError) as error:
+                except WRONG as error:
                     trouble.with_one(error, name)
                     return None
 
@@ -153,7 +158,7 @@ class _Told:
 async def _hash(name: str, arguments: argparse.Namespace, shown: Any) -> str:
     found = hashlib.new(arguments.algorithm)
     ring = aioring.get_ring()
-    async with aclosing(pieces("/dev/stdin" if name == "-" else name, arguments.direct)) as data:
+    async with aclosing(pieces(name, arguments.direct)) as data:
         async for piece in data:
             if len(piece) > _SMALL:
                 await ring.run(found.update, piece)

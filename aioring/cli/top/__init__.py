@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
-from ..console import console, cut, fail, plain, table
+from ..console import console, cut, fail, plain, printable, table
 from .view import Part, heading, parts
 from .watched import Process, Sample
 
@@ -55,7 +56,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--socket", metavar="PATH", help="its socket, where aioring.observe.serve() was given a path")
     parser.add_argument("-i", "--interval", type=_interval, default=1.0, metavar="S", help="seconds; default: 1")
-    parser.add_argument("-n", "--count", type=int, default=0, metavar="N", help="end after so many; default: go on")
+    parser.add_argument("-n", "--count", type=_count, default=0, metavar="N", help="end after so many; default: go on")
     parser.add_argument("--json", action="store_true", help="a line of JSON each time, of counters since the start")
     parser.set_defaults(run=run)
 
@@ -63,6 +64,12 @@ def add_to(commands: Any) -> None:
 def _pid(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
         raise argparse.ArgumentTypeError(f"{text!r} is no process id")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
+        raise argparse.ArgumentTypeError(f"{text!r}: how often, at least once")
     return int(text)
 
 
@@ -79,39 +86,36 @@ def _interval(text: str) -> float:
 def run(arguments: argparse.Namespace) -> None:
     if not sys.platform.startswith("linux"):
         fail("only on Linux: it reads /proc")
-    demo = _started_demo() if arguments.self_demo else None
-    process = Process(arguments.pid if demo is None else demo.pid, arguments.socket)
-    try:
+    with (
+        _demo() if arguments.self_demo else nullcontext(arguments.pid) as pid,
+        closing(Process(pid, arguments.socket)) as process,
+    ):
         _watch(process, arguments)
-    finally:
-        process.close()
-        if demo is not None:
-            _end(demo)
 
 
-def _started_demo() -> subprocess.Popen[bytes]:
+@contextmanager
+def _demo() -> Iterator[int]:
+    """The pid of a program that is made to be watched. In a session of its own: what is typed, and the end of the terminal,
+    is for us; it ends when its input does, and cleans up."""
     command = [sys.executable, "-m", "aioring.cli.top.demo"]
     environment = {**os.environ, "AIORING_OBSERVE": "1"}
-    # In a session of its own: what is typed, and the end of the terminal, is for us; it ends when its input does.
-    demo = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
-    )
-    assert demo.stdout is not None
-    with demo.stdout as out:
-        if not out.readline():  # it says so when there is something to see
-            fail(f"the demo has not begun: it ended with status {demo.wait()}")
-    return demo
-
-
-def _end(demo: subprocess.Popen[bytes]) -> None:
-    assert demo.stdin is not None
-    with suppress(OSError):
-        demo.stdin.close()  # it cleans up
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    demo = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
     try:
-        demo.wait(5)
-    except subprocess.TimeoutExpired:
-        demo.kill()
-        demo.wait()
+        if not demo.stdout.readline():  # it says so when there is something to see
+            said = demo.stderr.read().decode(errors="replace").strip().splitlines()
+            fail(f"the demo has not begun: {printable(said[-1]) if said else f'status {demo.wait()}'}")
+        yield demo.pid
+    finally:
+        with suppress(OSError):
+            demo.stdin.close()
+        for end in (demo.stdout, demo.stderr):
+            end.close()
+        try:
+            demo.wait(5)
+        except subprocess.TimeoutExpired:
+            demo.kill()
+            demo.wait()
 
 
 def _watch(process: Process, arguments: argparse.Namespace) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import sys
 import tempfile
+from contextlib import suppress
 
 import aioring
 
@@ -31,28 +33,39 @@ async def writer(path: str) -> None:
 
 
 async def main() -> None:
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(sys.stdin.fileno(), over.set)
     with tempfile.TemporaryDirectory(prefix="aioring-demo-") as folder:
-        data = os.path.join(folder, "data.bin")
-        async with aioring.write_stream(data) as out:
-            for _ in range(_SIZE >> 20):
-                await out.write(bytes(1 << 20))
-        ring = aioring.get_ring()
-        try:
-            fd = await ring.open(data, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
-        except OSError:  # a tmpfs has none
-            fd = await ring.open(data, os.O_RDONLY)
-        tasks = [asyncio.create_task(reader(fd, n), name=f"reader {n}") for n in range(8)]
-        tasks.append(asyncio.create_task(writer(os.path.join(folder, "demo.log")), name="writer"))
-        print("begun", flush=True)
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(sys.stdin.fileno(), over.set)
-        await over.wait()
+        work = asyncio.create_task(_work(folder))
+        await asyncio.wait([work, asyncio.create_task(over.wait())], return_when=asyncio.FIRST_COMPLETED)
         loop.remove_reader(sys.stdin.fileno())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+
+
+async def _work(folder: str) -> None:
+    ring, data = aioring.get_ring(), os.path.join(folder, "data.bin")
+    async with aioring.write_stream(data) as out:
+        for _ in range(_SIZE >> 20):
+            await out.write(bytes(1 << 20))
+    try:
+        fd = await ring.open(data, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+    except OSError:  # the file system has none
+        fd = await ring.open(data, os.O_RDONLY)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(8):
+                tasks.create_task(reader(fd, number), name=f"reader {number}")
+            tasks.create_task(writer(os.path.join(folder, "demo.log")), name="writer")
+            print("begun", flush=True)
+    finally:
         await ring.close(fd)
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it
+    try:
+        asyncio.run(main())
+    except* (OSError, ValueError, aioring.AioringError) as errors:
+        sys.exit(f"{errors.exceptions[0]}")

@@ -74,12 +74,13 @@ def rings_of(pid: int) -> list[KernelRing]:
 
 def listening(pid: int, name: str) -> list[str]:
     """The paths, as the process sees them, of Unix sockets of its that have such a name."""
-    inodes = {link[8:-1] for link in _links(pid).values() if link.startswith("socket:[")}
+    inodes = {link[8:-1].encode() for link in _links(pid).values() if link.startswith("socket:[")}
     found = []
-    for line in _lines(f"/proc/{pid}/net/unix")[1:]:
-        parts = line.split(None, 7)
-        if len(parts) == 8 and parts[6] in inodes and os.path.basename(parts[7]) == name:
-            found.append(parts[7])
+    for line in _bytes(f"/proc/{pid}/net/unix", 64 << 20).split(b"\n")[1:]:
+        parts = line.split(b" ", 6)
+        inode, _, path = parts[-1].lstrip(b" ").partition(b" ")  # the path may have blanks in it
+        if inode in inodes and os.path.basename(path) == os.fsencode(name):
+            found.append(os.fsdecode(path))
     return list(dict.fromkeys(found))
 
 
@@ -102,17 +103,17 @@ def _links(pid: int) -> dict[int, str]:
     return found
 
 
-def _lines(path: str) -> list[str]:
+def _bytes(path: str, most: int) -> bytes:
     try:
-        with open(path, encoding="utf-8", errors="backslashreplace") as file:
-            return file.read(4 << 20).splitlines()  # some kernels list every queued entry
+        with open(path, "rb") as file:
+            return file.read(most)
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        return b""
 
 
 def _ring(pid: int, fd: int) -> KernelRing | None:
-    lines = _lines(f"/proc/{pid}/fdinfo/{fd}")
-    return parse(fd, lines) if lines else None
+    told = _bytes(f"/proc/{pid}/fdinfo/{fd}", 4 << 20)  # some kernels list every queued entry
+    return parse(fd, told.decode("ascii", "backslashreplace").split("\n")) if told else None
 
 
 def parse(fd: int, lines: list[str]) -> KernelRing:

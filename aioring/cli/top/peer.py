@@ -22,7 +22,7 @@ __all__ = ["IO", "Operation", "Peer", "Snapshot", "Strange", "find"]
 LARGEST = 8 << 20  # bytes of an answer
 PATIENCE = 2.0  # seconds until it is there in full
 _LONGEST = 300  # letters of a name
-_MOST = 10_000  # things in a list
+_MOST = 1000  # things in a list
 
 
 class Strange(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from .fdinfo import KernelRing
 from .peer import Operation, RingSeen
 from .watched import Process, Sample
 
-__all__ = ["Part", "parts"]
+__all__ = ["Part", "heading", "parts"]
+
+_MOST = 20  # rings of one kind
 
 
 class Part(NamedTuple):
@@ -53,9 +56,9 @@ def parts(before: Sample | None, now: Sample, most: int) -> list[Part]:
     """`most`: I/Os that are listed."""
     found = []
     if now.kernel:
-        found.append(Part("io_uring, as the kernel sees it", KERNEL, _kernel(before, now)))
+        found.append(Part("io_uring, as the kernel sees it", KERNEL, _kernel(before, now)[:_MOST]))
     if now.ours is not None:
-        found.append(Part("rings of aioring", RINGS, _rings(before, now)))
+        found.append(Part("rings of aioring", RINGS, _rings(before, now)[:_MOST]))
         rows = _operations(before, now)
         if rows:
             found.append(Part("operations", OPERATIONS, rows))
@@ -93,10 +96,10 @@ def _kept(ring: KernelRing) -> list[str]:
 def _rings(before: Sample | None, now: Sample) -> list[list[str]]:
     assert now.ours is not None
     old, elapsed = _older(before, now)
+    in_flight_of = Counter(io.ring for io in now.ours.in_flight)
     rows = []
     for ring in now.ours.rings:
-        previous = old.get(ring.name)
-        in_flight = sum(io.ring == ring.name for io in now.ours.in_flight)
+        previous, in_flight = old.get(ring.name), in_flight_of[ring.name]
         told = f"{in_flight}" if now.ours.in_flight_total == len(now.ours.in_flight) else f"{in_flight}+"
         rate, together = "-", "-"
         if previous is not None and elapsed:

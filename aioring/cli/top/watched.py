@@ -69,8 +69,12 @@ class Process:
     def _ask(self) -> tuple[peer.Snapshot | None, str]:
         """Another try each time: the program may begin to serve, or stop."""
         try:
-            if self._peer is None:
-                self._peer = peer.find(self.pid) if self._path is None else peer.Peer(self._path, self.pid)
+            if self._peer is not None:
+                try:
+                    return self._peer.ask(), ""
+                except (peer.Strange, OSError):
+                    self.close()  # it may have left us: we have been silent for long
+            self._peer = peer.find(self.pid) if self._path is None else peer.Peer(self._path, self.pid)
             if self._peer is None:
                 return (
                     None,
@@ -78,7 +82,7 @@ class Process:
                 )
             return self._peer.ask(), ""
         except ConnectionRefusedError:
-            why = "its socket is stale: nobody listens there"
+            why = "nobody listens there: a socket that is stale, or no socket"
         except peer.Strange as strange:
             why = str(strange)
         except ProcessLookupError:
