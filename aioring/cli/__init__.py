@@ -111,9 +111,8 @@ def _fill_closed() -> None:
             os.open(os.devnull, os.O_RDONLY)  # the lowest that is free: this one
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(
-                sys, name, open(os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
-            )  # for the rest of the process
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            setattr(sys, name, open(nowhere, "w", closefd=False))  # noqa: SIM115 - for the rest of the process
 
 
 def _into_nothing() -> None:

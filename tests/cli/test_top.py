@@ -228,6 +228,27 @@ def test_another_process_at_that_path(tmp_path: Path) -> None:
         peer.Peer(served.path, os.getppid())
 
 
+def test_a_program_that_has_hung_up_meanwhile_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioring.observe.serving.IDLE", 0.1)
+    monkeypatch.setattr("aioring.observe.serving.PATIENCE", 0.1)
+    with serve(tmp_path / "s") as served, closing(Process(os.getpid(), served.path)) as process:
+        for _ in range(3):
+            sample = process.sample()
+            assert (sample.note, sample.ours is not None) == ("", True)
+            time.sleep(0.5)
+
+
+@pytest.mark.parametrize("odd", ["a b", "\udcff", "\u0085q"])
+def test_a_folder_of_an_odd_name(odd: str, tmp_path: Path) -> None:
+    folder = tmp_path / odd
+    folder.mkdir()
+    with serve(folder / f"aioring-{os.getpid()}.sock") as served:
+        assert fdinfo.listening(os.getpid(), f"aioring-{os.getpid()}.sock") == [served.path]
+        one = peer.find(os.getpid())
+        assert one is not None
+        one.close()
+
+
 def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
     folder = tmp_path
     for _ in range(3):

@@ -355,9 +355,9 @@ def test_opened_and_closed_from_many_threads(tmp_path: Path) -> None:
 
     def often(n: int) -> None:
         try:
-            for _ in range(20):
+            for _ in range(50):
                 with serve(tmp_path / str(n % 2)) as served, contextlib.suppress(OSError):
-                    ask(served.path)
+                    ask(served.path)  # another thread may close it in the middle
         except BaseException as error:
             wrong.append(error)
 
@@ -366,5 +366,72 @@ def test_opened_and_closed_from_many_threads(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert not [error for error in wrong if not isinstance(error, OSError)]
-    assert not list(tmp_path.iterdir())
+    assert wrong == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forked_while_others_open_and_close(tmp_path: Path) -> None:
+    """No child has a socket of its parent's, at whatever moment it came to be."""
+    program = """
+import os, sys, threading
+from aioring.observe.serving import serve
+over = False
+def often(n):
+    while not over:
+        serve(f"{sys.argv[1]}/{n}").close()
+threads = [threading.Thread(target=often, args=(n,)) for n in range(2)]
+for thread in threads:
+    thread.start()
+bad = 0
+for _ in range(40):
+    pid = os.fork()
+    if pid == 0:
+        fds = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        links = [os.readlink(fd) for fd in fds if os.path.lexists(fd)]
+        os._exit(any(link.startswith("socket:") for link in links))
+    bad += os.waitpid(pid, 0)[1] != 0
+over = True
+for thread in threads:
+    thread.join()
+print(bad)
+"""
+    done = child(program, tmp_path)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_nothing_is_left_of_what_could_not_be_opened(tmp_path: Path) -> None:
+    program = """
+import os, resource, sys
+from aioring.observe.serving import serve
+open_now = lambda: len(os.listdir("/proc/self/fd"))
+before = open_now()
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+for spare in range(8):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before - 1 + spare, hard))
+    try:
+        serve(sys.argv[1] + "/s").close()
+        told = "opened"
+    except OSError as error:
+        told = str(error.errno)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    print(told, open_now() - before, os.listdir(sys.argv[1]))
+"""
+    done = child(program, tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.stderr == ""
+    assert len(lines) == 8
+    assert set(lines) == {"24 0 []", "opened 0 []"}
+
+
+def test_names_of_the_killed_are_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    for name in (name_of(gone.pid), name_of(os.getppid()), "other.sock"):
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(tmp_path / name))
+    (tmp_path / name_of(2**22 + 5)).write_bytes(b"no socket")
+    with serve() as served:
+        left_over = sorted(path.name for path in tmp_path.iterdir())
+    assert left_over == sorted([name_of(os.getppid()), "other.sock", name_of(2**22 + 5), os.path.basename(served.path)])
