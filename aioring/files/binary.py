@@ -176,9 +176,11 @@ class BinaryFile(File[bytes]):
             self._layer.drop()
 
     def readable(self) -> bool:
+        """Whether it was opened for reading. Raises `ValueError` on a closed file."""
         return self._raw.mode.reading and super().readable()  # a writer says no also when it is closed
 
     def writable(self) -> bool:
+        """Whether it was opened for writing. Raises `ValueError` on a closed file."""
         return self._raw.mode.writing and super().writable()
 
     @property

@@ -105,10 +105,12 @@ class File(Generic[AnyStr]):
 
     @property
     def mode(self) -> str:
+        """As the built-in file has it: `rb+` for `r+b`."""
         return self._raw.mode.name
 
     @property
     def closed(self) -> bool:
+        """Whether it has been closed, or detached."""
         return self._raw.fd < 0
 
     @property
@@ -122,18 +124,22 @@ class File(Generic[AnyStr]):
         return self._raw.fileno(self._position)
 
     def isatty(self) -> bool:
+        """Whether it is a terminal. Raises `ValueError` on a closed file."""
         self._raw.check(self._closed_message)
         return os.isatty(self._raw.fd)
 
     def readable(self) -> bool:
+        """Whether it was opened for reading. Raises `ValueError` on a closed file."""
         self._raw.check(self._closed_message)
         return self._raw.mode.reading
 
     def writable(self) -> bool:
+        """Whether it was opened for writing. Raises `ValueError` on a closed file."""
         self._raw.check(self._closed_message)
         return self._raw.mode.writing
 
     def seekable(self) -> bool:
+        """Whether it has positions: a pipe has none. Raises `ValueError` on a closed file."""
         self._raw.check(self._closed_message)
         return self._raw.seekable
 

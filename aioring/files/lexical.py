@@ -76,48 +76,60 @@ class Lexical:
 
     @property
     def parts(self) -> tuple[str, ...]:
+        """As `pathlib.PurePath.parts`; asks nobody."""
         return self._path.parts  # type: ignore[no-any-return]
 
     @property
     def drive(self) -> str:
+        """As `pathlib.PurePath.drive`; asks nobody."""
         return self._path.drive  # type: ignore[no-any-return]
 
     @property
     def root(self) -> str:
+        """As `pathlib.PurePath.root`; asks nobody."""
         return self._path.root  # type: ignore[no-any-return]
 
     @property
     def anchor(self) -> str:
+        """As `pathlib.PurePath.anchor`; asks nobody."""
         return self._path.anchor  # type: ignore[no-any-return]
 
     @property
     def parents(self) -> Sequence[Self]:
+        """As `pathlib.PurePath.parents`; asks nobody."""
         return tuple(map(self._like, self._path.parents))
 
     @property
     def parent(self) -> Self:
+        """As `pathlib.PurePath.parent`; asks nobody."""
         return self._like(self._path.parent)
 
     @property
     def name(self) -> str:
+        """As `pathlib.PurePath.name`; asks nobody."""
         return self._path.name  # type: ignore[no-any-return]
 
     @property
     def suffix(self) -> str:
+        """As `pathlib.PurePath.suffix`; asks nobody."""
         return self._path.suffix  # type: ignore[no-any-return]
 
     @property
     def suffixes(self) -> list[str]:
+        """As `pathlib.PurePath.suffixes`; asks nobody."""
         return self._path.suffixes  # type: ignore[no-any-return]
 
     @property
     def stem(self) -> str:
+        """As `pathlib.PurePath.stem`; asks nobody."""
         return self._path.stem  # type: ignore[no-any-return]
 
     def as_posix(self) -> str:
+        """As `pathlib.PurePath.as_posix`; asks nobody."""
         return self._path.as_posix()  # type: ignore[no-any-return]
 
     def as_uri(self) -> str:
+        """As `pathlib.PurePath.as_uri`; asks nobody."""
         return self._path.as_uri()  # type: ignore[no-any-return]
 
     def match(self, path_pattern: str, *, case_sensitive: bool | None = None) -> bool:
@@ -133,9 +145,11 @@ class Lexical:
             return self._path.full_match(path_pattern, case_sensitive=case_sensitive)  # type: ignore[no-any-return]
 
     def is_absolute(self) -> bool:
+        """As `pathlib.PurePath.is_absolute`; asks nobody."""
         return self._path.is_absolute()  # type: ignore[no-any-return]
 
     def is_relative_to(self, other: StrPath) -> bool:
+        """As `pathlib.PurePath.is_relative_to`; asks nobody."""
         try:
             self.relative_to(other)
         except ValueError:
@@ -148,6 +162,7 @@ class Lexical:
             return self._path.is_reserved()  # type: ignore[no-any-return]
 
     def joinpath(self, *args: StrPath) -> Self:
+        """As `pathlib.PurePath.joinpath`; asks nobody."""
         return self._like(self._path.joinpath(*map(plain, args)))
 
     def relative_to(self, *other: StrPath, walk_up: bool = False) -> Self:
@@ -158,15 +173,19 @@ class Lexical:
         return self._like(self._path.relative_to(*others))
 
     def with_name(self, name: str) -> Self:
+        """As `pathlib.PurePath.with_name`; asks nobody."""
         return self._like(self._path.with_name(name))
 
     def with_stem(self, stem: str) -> Self:
+        """As `pathlib.PurePath.with_stem`; asks nobody."""
         if not stem and self.suffix:
             raise ValueError(f"{self!r} has a non-empty suffix")  # as pathlib has it since Python 3.13
         return self._like(self._path.with_stem(stem))
 
     def with_suffix(self, suffix: str) -> Self:
+        """As `pathlib.PurePath.with_suffix`; asks nobody."""
         return self._like(self._path.with_suffix(suffix))
 
     def with_segments(self, *pathsegments: StrPath) -> Self:
+        """As `pathlib.PurePath.with_segments`; asks nobody."""
         return self._like(pathlib.Path(*map(plain, pathsegments)))

@@ -97,17 +97,21 @@ class TextFile(File[str]):
         return self._raw.mode.given
 
     def readable(self) -> bool:
+        """Whether it was opened for reading. Raises `ValueError` on a closed file."""
         return self._raw.mode.reading and super().readable()
 
     def writable(self) -> bool:
+        """Whether it was opened for writing. Raises `ValueError` on a closed file."""
         return self._raw.mode.writing and super().writable()
 
     @property
     def encoding(self) -> str:
+        """The encoding's name, as it was given or found."""
         return self._encoding[0]
 
     @property
     def errors(self) -> str:
+        """What is done about what cannot be encoded or decoded: `strict`, `ignore` ..."""
         return self._encoding[1]
 
     @property

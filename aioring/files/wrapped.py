@@ -116,57 +116,71 @@ class WrappedFile(Generic[AnyStr]):
         return getattr(self._wrapped, name)
 
     async def read(self, size: int | None = -1) -> AnyStr:
+        """As the object's own `read`, on a worker. Cancelling returns at once; what has begun goes on."""
         data: AnyStr = await self._calls.call(self._wrapped.read, size)
         return data
 
     async def read1(self, size: int = -1) -> bytes:
+        """As the object's own `read1`, on a worker. Cancelling returns at once; what has begun goes on."""
         data: bytes = await self._calls.call(self._wrapped.read1, size)
         return data
 
     async def readall(self) -> bytes:
+        """As the object's own `readall`, on a worker. Cancelling returns at once; what has begun goes on."""
         data: bytes = await self._calls.call(self._wrapped.readall)
         return data
 
     async def peek(self, size: int = 0, /) -> bytes:
+        """As the object's own `peek`, on a worker. Cancelling returns at once; what has begun goes on."""
         data: bytes = await self._calls.call(self._wrapped.peek, size)
         return data
 
     async def readinto(self, buffer: Any) -> int:
+        """As the object's own `readinto`, on a worker. Cancelling returns at once; what has begun goes on."""
         n: int = await self._calls.call(self._wrapped.readinto, buffer)
         return n
 
     async def readinto1(self, buffer: Any) -> int:
+        """As the object's own `readinto1`, on a worker. Cancelling returns at once; what has begun goes on."""
         n: int = await self._calls.call(self._wrapped.readinto1, buffer)
         return n
 
     async def readline(self, size: int | None = -1) -> AnyStr:
+        """As the object's own `readline`, on a worker. Cancelling returns at once; what has begun goes on."""
         line: AnyStr = await self._calls.call(self._wrapped.readline, -1 if size is None else size)
         return line
 
     async def readlines(self, hint: int | None = -1) -> list[AnyStr]:
+        """As the object's own `readlines`, on a worker. Cancelling returns at once; what has begun goes on."""
         lines: list[AnyStr] = await self._calls.call(self._wrapped.readlines, -1 if hint is None else hint)
         return lines
 
     async def write(self, data: Any, /) -> int:
+        """As the object's own `write`, on a worker. Cancelling returns at once; what has begun goes on."""
         n: int = await self._calls.call(self._wrapped.write, data)
         return n
 
     async def writelines(self, lines: Any) -> None:
+        """As the object's own `writelines`, on a worker. Cancelling returns at once; what has begun goes on."""
         await self._calls.call(self._wrapped.writelines, lines)
 
     async def seek(self, offset: int, whence: int = 0) -> int:
+        """As the object's own `seek`, on a worker. Cancelling returns at once; what has begun goes on."""
         position: int = await self._calls.call(self._wrapped.seek, offset, whence)
         return position
 
     async def tell(self) -> int:
+        """As the object's own `tell`, on a worker. Cancelling returns at once; what has begun goes on."""
         position: int = await self._calls.call(self._wrapped.tell)
         return position
 
     async def truncate(self, size: int | None = None) -> int:
+        """As the object's own `truncate`, on a worker. Cancelling returns at once; what has begun goes on."""
         found: int = await self._calls.call(self._wrapped.truncate, size)
         return found
 
     async def flush(self) -> None:
+        """As the object's own `flush`, on a worker. Cancelling returns at once; what has begun goes on."""
         await self._calls.call(self._wrapped.flush)
 
     async def close(self) -> None:
