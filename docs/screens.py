@@ -1,5 +1,5 @@
 """Takes the screens of docs/screens.md: `bench` and `top` in a real terminal (tmux), where io_uring is allowed and where it
-is not. `make screens` runs it, by hand: it needs root, tmux and rich, and takes three minutes.
+is not. By hand: it needs root, tmux and rich, and takes five minutes.
 
     python docs/screens.py          # docs/screens.md, docs/images/bench.svg, docs/images/top.svg
 """
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = "aioring-screens"  # tmux's own, beside anybody's
+END = "--end--"
 
 # A filter that answers EPERM, as Docker's default profile does (seccomp(2)); then the command.
 REFUSE = """
@@ -72,25 +73,32 @@ def tmux(*words: str) -> str:
     return subprocess.run(["tmux", "-L", SERVER, *words], capture_output=True, text=True, check=True).stdout
 
 
-def screen(place: Place, words: str, until: str, size: tuple[int, int] = (100, 38)) -> str:
-    """What stands there, with its colours, when `until` does."""
+def screen(place: Place, words: str, until: str, size: tuple[int, int] = (100, 42), after: float = 0.5) -> str:
+    """What stands there, with its colours, when `until` does, so many seconds after the start at the earliest."""
     temporary = place.folder if os.access(place.folder, os.W_OK) and "fixed" not in place.folder else "/var/tmp"
-    command = f"env TMPDIR={temporary} PYTHONPATH={ROOT} {place.before} {sys.executable} -m aioring {words}; sleep 100"
+    ours = f"{place.before} {sys.executable} -m aioring {words}"
+    command = f"env TMPDIR={temporary} PYTHONPATH={ROOT} {ours}; echo {END}; sleep 100"
     columns, lines = map(str, size)
     tmux("new-session", "-d", "-s", "one", "-x", columns, "-y", lines, "-c", place.folder, "bash", "-c", command)
     try:
-        for _ in range(300):
-            time.sleep(0.3)
-            if re.search(until, tmux("capture-pane", "-p", "-t", "one")):
-                time.sleep(2.5 if words.startswith("top") else 0.3)
-                break
-        return tmux("capture-pane", "-p", "-e", "-t", "one").rstrip()
+        time.sleep(after)
+        for _ in range(600):
+            time.sleep(0.15)
+            seen = tmux("capture-pane", "-p", "-e", "-t", "one").rstrip()
+            if re.search(until, plain(seen)):
+                return seen.partition(END)[0].rstrip()
+        raise SystemExit(f"{place.title}: {words} shows no {until!r} but:\n{seen}")
     finally:
         tmux("kill-session", "-t", "one")
 
 
 def plain(text: str) -> str:
     return "\n".join(line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())
+
+
+def hide(text: str) -> str:
+    """Where this machine keeps its files and its Python."""
+    return re.sub(r"/var/tmp/screens-\w+", "/srv", text.replace(sys.executable, "python"))
 
 
 def picture(text: str, title: str, path: Path, columns: int) -> None:
@@ -109,21 +117,20 @@ def picture(text: str, title: str, path: Path, columns: int) -> None:
 def main() -> int:
     parts = [
         "# Screens\n\nTaken by `docs/screens.py` in tmux: `aioring bench` and `aioring top --self-demo`, as "
-        "[the command line](command-line.md) has them, where things are as one would like them and where they are not.\n"
-        "(`bench` measured for 20 seconds instead of 36, on a machine with 2 CPUs.)"
+        "[the command line](command-line.md) has them, where things are as one would like them and where they are not. "
+        "On a virtual machine with 2 CPUs that others share."
     ]
     with folders() as found:
         for place in places(*found):
             parts.append(f"## {place.title[0].upper()}{place.title[1:]}")
-            seen = screen(place, "bench --seconds 20", r"hold up everybody|aioring bench: |disk to wait for.*\n")
-            top = screen(place, "top --self-demo", r"in flight: [1-9]", (100, 30))
+            seen = screen(place, "bench", END)
+            top = screen(place, "top --self-demo", r"in flight: [2-9]", (100, 30), after=4)
             if not place.before and place.folder == found[0]:
-                picture(seen, "aioring bench", ROOT / "docs" / "images" / "bench.svg", 100)
-                picture(top, "aioring top", ROOT / "docs" / "images" / "top.svg", 100)
+                picture(hide(seen), "aioring bench", ROOT / "docs" / "images" / "bench.svg", 100)
+                picture(hide(top), "aioring top", ROOT / "docs" / "images" / "top.svg", 100)
             parts += [f"```\n$ aioring bench\n{plain(seen)}\n```", f"```\n$ aioring top --self-demo\n{plain(top)}\n```"]
             print(f"{place.title}: taken", flush=True)
-    hidden = re.sub(r"/var/tmp/screens-\w+", "/srv", "\n\n".join(parts))
-    (ROOT / "docs" / "screens.md").write_text(hidden + "\n")
+    (ROOT / "docs" / "screens.md").write_text(hide("\n\n".join(parts)) + "\n")
     return 0
 
 

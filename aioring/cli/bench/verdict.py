@@ -90,12 +90,16 @@ def _beside_sync(results: Results, method: str, memory: str) -> Iterator[str]:
 
 def _span(found: dict[Column, float]) -> str:
     low, high = min(found.values()), max(found.values())
+    if low >= 100:
+        return f"{_times(low)} times"
     if f"{low:.1f}" == f"{high:.1f}":
         return f"{_times(low)} times"
     return f"{_times(low)} to {_times(high)} times"
 
 
 def _times(value: float) -> str:
+    if value >= 100:
+        return "over 100"  # of a rate that hardly is one: another run says another thousand
     return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 

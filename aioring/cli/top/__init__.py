@@ -36,7 +36,7 @@ AIORING_OBSERVE=1, or have them call aioring.observe.serve().
 
 examples:
   aioring top 4711
-  aioring top 4711 --count 1 | grep overflown      into a pipe: a block of lines each time
+  aioring top 4711 --count 1 --json | jq '.kernel[].overflown'
   aioring top --self-demo                          a program made to be watched
 """
 

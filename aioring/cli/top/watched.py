@@ -11,6 +11,10 @@ from . import fdinfo, peer
 
 __all__ = ["Process", "Sample"]
 
+_NO_SOCKET = (
+    "it has no aioring socket: AIORING_OBSERVE=1 or aioring.observe.serve() shows tasks and files (--socket: another path)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -76,9 +80,15 @@ class Process:
                     self.close()  # it may have left us: we have been silent for long
             self._peer = peer.find(self.pid) if self._path is None else peer.Peer(self._path, self.pid)
             if self._peer is None:
+                return None, _NO_SOCKET
+            return self._peer.ask(), ""
+                except (peer.Strange, OSError):
+                    self.close()  # it may have left us: we have been silent for long
+            self._peer = peer.find(self.pid) if self._path is None else peer.Peer(self._path, self.pid)
+            if self._peer is None:
                 return (
                     None,
-                    "it has no aioring socket: AIORING_OBSERVE=1, or aioring.observe.serve(), shows tasks and files",
+                    "it has no aioring socket: AIORING_OBSERVE=1 or aioring.observe.serve() shows tasks and files (or --socket PATH)",
                 )
             return self._peer.ask(), ""
         except ConnectionRefusedError:
