@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .console import Failure, reason_of
@@ -38,8 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments, chosen)
                 chosen.run(chosen)
-            finally:
-                sys.stdout.flush()  # here, where a reader that has left can be told from a crash
+            except BaseException:
+                with suppress(OSError):
+                    sys.stdout.flush()  # what goes wrong with it now is not what has gone wrong
+                raise
+            sys.stdout.flush()  # here, where a reader that has left can be told from a crash
     except KeyboardInterrupt:
         print("aioring: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -86,9 +89,12 @@ def _ended_like_control_c() -> Iterator[None]:
 
     def end(number: int, frame: Any) -> None:
         caught.append(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a job in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.raise_signal(signal.SIGINT)
 
-    ours = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
         ours = []
     for number in ours:
@@ -103,7 +109,7 @@ def _ended_like_control_c() -> Iterator[None]:
 
 
 def _fill_closed() -> None:
-    """Of `<&-`, `>&-`, `2>&-`: no file that is opened later may become what is written to. Writing to it fails."""
+    """Of `<&-`, `>&-`, `2>&-`: no file that is opened later may become what is written to."""
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -11,7 +11,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn, TextIO
 
-__all__ = ["Column", "Failure", "console", "fail", "plain", "printable", "reason_of", "say", "show_table", "sized"]
+__all__ = [
+    "Column", "Failure", "console", "count", "cut", "fail", "plain", "printable", "reason_of", "say", "seconds",
+    "show_table", "sized", "table",
+]  # fmt: skip
 
 
 _ADVICE = re.compile(r"aioring: (?!.*(, by \w+|from the kernel's cache)$)")  # not: which operation it was
@@ -22,6 +25,7 @@ class Failure(Exception):
 
 
 def fail(message: str) -> NoReturn:
+    """Made printable where it is said."""
     raise Failure(message)
 
 
@@ -45,7 +49,7 @@ def printable(text: str) -> str:
 def console(stream: TextIO | None = None) -> Any:
     """A rich Console on stdout, or on `stream`; None where rich is missing, or nobody looks at a terminal."""
     stream = stream or sys.stdout
-    if stream is None or not stream.isatty():
+    if not stream.isatty():
         return None
     try:
         from rich.console import Console
@@ -56,7 +60,7 @@ def console(stream: TextIO | None = None) -> Any:
         def on_broken_pipe(self) -> None:
             raise  # as print() does; rich's own ends the program with status 1
 
-    return Ours(file=stream, highlight=False)
+    return Ours(file=stream, highlight=False, emoji=False)
 
 
 def say(text: str, style: str = "") -> None:

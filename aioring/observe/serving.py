@@ -50,6 +50,7 @@ _sources: list[Callable[[int], Told]] = []
 
 _serving: dict[str, Serving] = {}  # by path
 _lock = threading.RLock()
+_asked = False  # `on_demand` has done what it could
 
 
 class Serving(Watching):
@@ -59,7 +60,8 @@ class Serving(Watching):
         self.path = path
         self._closed = False
         self._peers: dict[socket.socket, _Peer] = {}
-        self._next = 0.0  # when a snapshot may be taken again
+        self._answer = b""  # the last snapshot
+        self._next = 0.0  # when one may be taken again: who asks before has the last
         with contextlib.ExitStack() as undo:
             self._woken, self._waker = os.pipe()
             undo.callback(os.close, self._waker)
@@ -145,7 +147,7 @@ class Serving(Watching):
                 more = peer.connection.recv(REQUEST)
                 peer.request += more
                 if peer.request == REQUEST_LINE:
-                    peer.ask(self._snapshot())
+                    peer.begin_answer(self._snapshot())
                     peer.send()
                 elif not more or not REQUEST_LINE.startswith(peer.request):
                     self._leave(peer)  # gone, or no peer of ours
@@ -169,8 +171,7 @@ class Serving(Watching):
     def _snapshot(self) -> bytes:
         begun = time.monotonic()
         if begun < self._next:
-            time.sleep(self._next - begun)
-            begun = time.monotonic()
+            return self._answer  # it says of when it is
         rings, in_flight, total = _sources[-1](MOST) if _sources else ([], [], 0)
         now = time.monotonic()
         found = {
@@ -181,10 +182,10 @@ class Serving(Watching):
             "in_flight": in_flight,
             "in_flight_total": total,
         }
-        answer = json.dumps(found).encode() + b"\n"
+        self._answer = json.dumps(found).encode() + b"\n"
         took = time.monotonic() - begun
         self._next = begun + took + max(PAUSE, SHARE * took)
-        return answer
+        return self._answer
 
 
 class _Peer:
@@ -194,7 +195,7 @@ class _Peer:
         self.answer = memoryview(b"")
         self.since = time.monotonic()  # when it came, or asked
 
-    def ask(self, answer: bytes) -> None:
+    def begin_answer(self, answer: bytes) -> None:
         self.request, self.answer, self.since = b"", memoryview(answer), time.monotonic()
 
     def send(self) -> None:
@@ -243,10 +244,13 @@ def asked_for() -> str | None:
 
 
 def on_demand() -> None:
-    """A ring has started. That it cannot be watched is no reason for it to fail."""
+    """A ring has started: the first of the process, if the environment says so. That it cannot be watched is no reason for
+    it to fail."""
+    global _asked
     path = asked_for()
-    if path is None:
+    if path is None or _asked:
         return
+    _asked = True
     try:
         serve(path or None)
     except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
@@ -352,6 +356,8 @@ def _is_ours(connection: socket.socket) -> bool:
 
 def _forked() -> None:
     """In a child: the socket is its parent's, and there is no thread."""
+    global _asked
+    _asked = False
     _lock.release()
     for serving in _serving.values():
         atexit.unregister(serving.close)

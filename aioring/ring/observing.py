@@ -59,6 +59,7 @@ class Observing(Data):
         if most is not None and total > most:
             handles = nsmallest(most, handles, key=lambda handle: handle.since or now)
         found = [record for handle in handles if (record := of_handle(handle, ring, results, now)) is not None]
+        total -= len(handles) - len(found)  # complete by now
         ready = self._readiness
         if ready is not None:
             for file in copied(ready.files):

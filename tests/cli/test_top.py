@@ -229,13 +229,15 @@ def test_another_process_at_that_path(tmp_path: Path) -> None:
 
 
 def test_a_program_that_has_hung_up_meanwhile_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aioring.observe.serving.IDLE", 0.1)
-    monkeypatch.setattr("aioring.observe.serving.PATIENCE", 0.1)
+    monkeypatch.setattr("aioring.observe.serving.IDLE", 0.5)
+    monkeypatch.setattr("aioring.observe.serving.PATIENCE", 0.2)
     with serve(tmp_path / "s") as served, closing(Process(os.getpid(), served.path)) as process:
         for _ in range(3):
             sample = process.sample()
             assert (sample.note, sample.ours is not None) == ("", True)
-            time.sleep(0.5)
+            until = time.monotonic() + 10
+            while served._peers and time.monotonic() < until:
+                time.sleep(0.05)
 
 
 @pytest.mark.parametrize("odd", ["a b", "\udcff", "\u0085q"])
@@ -243,7 +245,7 @@ def test_a_folder_of_an_odd_name(odd: str, tmp_path: Path) -> None:
     folder = tmp_path / odd
     folder.mkdir()
     with serve(folder / f"aioring-{os.getpid()}.sock") as served:
-        assert fdinfo.listening(os.getpid(), f"aioring-{os.getpid()}.sock") == [served.path]
+        assert fdinfo.listening(os.getpid(), f"aioring-{os.getpid()}.sock") == served.path
         one = peer.find(os.getpid())
         assert one is not None
         one.close()
@@ -363,8 +365,12 @@ def test_a_process_that_is_not_there() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_process_that_is_not_ours() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:  # root's
-        said = fails("top", child.pid, preexec_fn=lambda: os.setuid(65534), cwd="/") if _importable() else "as its user"
-        child.kill()
+        try:
+            if not _importable():
+                pytest.skip("this Python is not for everybody")
+            said = fails("top", child.pid, preexec_fn=lambda: os.setuid(65534), cwd="/")
+        finally:
+            child.kill()
     assert "as its user" in said
 
 
@@ -386,6 +392,7 @@ def test_words_that_make_no_sense(words: list[str]) -> None:
 def test_the_demo_leaves_nothing(tmp_path: Path) -> None:
     done = run("top", "--self-demo", "-n", 1, "-i", 0.1, env={**ENVIRONMENT, "TMPDIR": str(tmp_path)})
     assert "readinto" in done.stdout
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("aioring-0")] == []
     assert [path.name for path in tmp_path.rglob("*") if not path.is_dir()] == []
 
 

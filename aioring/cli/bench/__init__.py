@@ -11,20 +11,18 @@ import asyncio
 import json
 import os
 import platform
-import tempfile
 import time
 from typing import Any
 
 import aioring
 
 from ..console import Column as Shown, console, count, fail, printable, reason_of, say, show_table
-from ..data.progress import bar
-from ..doctor import place
+from ..progress import bar
 from .measure import Results, measure
 from .page import page, plotting
 from .target import Target
-from .verdict import ours, verdict
-from .ways import AIOFILES, SYNC, THREADS, ways
+from .verdict import verdict
+from .ways import AIOFILES, SYNC, THREADS, ours, ways
 
 __all__ = ["add_to"]
 
@@ -90,6 +88,8 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if not hasattr(os, "posix_fadvise"):
+        fail("not on this platform: the page cache cannot be emptied (posix_fadvise)")
     pyplot = plotting() if arguments.html else None
     if arguments.html:
         _look_at(arguments.html, arguments.path)
@@ -122,19 +122,9 @@ def _look_at(path: str, read: str) -> None:
 def _write(path: str, text: str) -> None:
     """In one step: what is there stays there until all of it is."""
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=os.path.dirname(os.path.abspath(path)), prefix=".aioring-", delete=False
-        ) as file:
-            try:
-                file.write(text)
-                file.close()
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        asyncio.run(aioring.write_file(path, text.encode(), atomic=True))
     except OSError as error:
-        fail(reason_of(OSError(error.errno, error.strerror, path)))
+        fail(reason_of(error))
 
 
 async def _measured(target: Target, arguments: argparse.Namespace, shown: Any) -> tuple[Results, str, str | None]:
@@ -144,7 +134,7 @@ async def _measured(target: Target, arguments: argparse.Namespace, shown: Any) -
 
 
 def _facts(target: Target) -> list[tuple[str, str]]:
-    looked = place.look(target.given)
+    looked = target.looked
     device = looked.get("device")
     where = f"{looked.get('file_system')} on {device['name'] if device else looked.get('source')}"
     made = "made for this, and gone" if target.made else "was there"

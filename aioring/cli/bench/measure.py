@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .target import BLOCK, Target
 from .ways import Read, Way
 
-__all__ = ["Column", "Results", "columns", "measure"]
+__all__ = ["CACHED", "COLD", "DIRECT", "ROUNDS", "Column", "Results", "columns", "measure"]
 
 CACHED, COLD, DIRECT = "cached", "cold", "direct"
 ROUNDS = 3
@@ -89,13 +89,13 @@ async def measure(
 
 async def _turn(target: Target, way: Way, column: Column, seconds: float, chance: random.Random) -> float:
     offsets = _offsets(target, column, chance)
-    async with way.open(target.path, column.pages == DIRECT, column.tasks) as opened:
-        await _drive(opened.reads, iter([0] * (2 * column.tasks)), seconds)  # threads are started, and code is warm
+    async with way.open(target.path, column.pages == DIRECT, column.tasks) as reads:
+        await _drive(reads, iter([0] * (2 * column.tasks)), seconds)  # threads are started, and code is warm
         if column.pages == COLD:
             target.cool()
         with _busy_thread(column.busy):
             begun = time.perf_counter()
-            n = await _drive(opened.reads, offsets, seconds)
+            n = await _drive(reads, offsets, seconds)
             return n / (time.perf_counter() - begun)
 
 

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from ..console import fail
-from .measure import Column, Results
+from .measure import ROUNDS, Column, Results
 
 __all__ = ["page", "plotting"]
 
@@ -55,8 +55,8 @@ def page(
         *(f"<th>{html.escape(cell)}</th>" for cell in head),
         "</tr>",
         *(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows),
-        "</table><p>4 KiB each, at random; medians of 3 rounds in which all ways had their turn. In brackets: by the "
-        "thread pool's.</p><h2>Machine</h2><table>",
+        f"</table><p>4 KiB each, at random; medians of {ROUNDS} rounds in which all ways had their turn. In brackets: by "
+        "the thread pool's.</p><h2>Machine</h2><table>",
         *(
             f"<tr><td>{html.escape(name)}</td><td style='text-align:left'>{html.escape(value)}</td></tr>"
             for name, value in facts

@@ -48,7 +48,8 @@ class Target:
                     f"{printable(path)}: give a regular file of at least {_LEAST >> 20} MiB, or a folder to make one in"
                 )
             self.blocks = self.size // BLOCK
-            self.memory = kind if (kind := place.look(path).get("file_system")) in ("tmpfs", "ramfs") else ""
+            self.looked = place.look(path)
+            self.memory = kind if (kind := self.looked.get("file_system")) in ("tmpfs", "ramfs") else ""
             self.direct = self._try_direct()
             self.cold = self._try_cold()
         except BaseException:
@@ -73,6 +74,7 @@ class Target:
             os.preadv(self._fd, [buffer], at)
 
     def _try_direct(self) -> str:
+        """On this very file, by what will be read: the doctor tries it in the folder."""
         try:
             fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_DIRECT)
         except (OSError, AttributeError) as error:

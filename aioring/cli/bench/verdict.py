@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .measure import CACHED, COLD, DIRECT, Column, Results
-from .ways import AIOFILES, SYNC, THREADS
+from .ways import AIOFILES, SYNC, THREADS, ours
 
-__all__ = ["ours", "ratios", "verdict"]
+__all__ = ["verdict"]
 
 GAIN, LOSS = 1.25, 0.8  # what is between is the same: rounds differ by as much
 _PAGES = {CACHED: "from the page cache", COLD: "from the disk", DIRECT: "past the page cache"}
-
-
-def ours(method: str) -> str:
-    """The way that a program gets which says nothing."""
-    return f"aioring, {method}"
 
 
 def ratios(results: Results, method: str, to: str) -> dict[Column, float]:

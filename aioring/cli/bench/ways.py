@@ -15,22 +15,18 @@ import aioring
 from ..console import reason_of
 from .target import BLOCK
 
-__all__ = ["AIOFILES", "AIORING", "SYNC", "THREADS", "Opened", "Read", "Way", "ways"]
+__all__ = ["AIOFILES", "AIORING", "SYNC", "THREADS", "Read", "Way", "ours", "ways"]
 
 Read = Callable[[int], Awaitable[Any]]
 SYNC, THREADS, AIOFILES = "sync", "thread pool", "aiofiles"
 AIORING = ("io_uring", "linux_aio", "worker")
 
 
-class Opened(NamedTuple):
-    reads: list[Read]  # one a task
-
-
 class Way(NamedTuple):
     name: str
     missing: str  # why it cannot be had here; empty: it can
     direct: bool  # whether it can go past the page cache
-    open: Callable[[str, bool, int], Any]  # path, direct, tasks -> an async context manager of `Opened`
+    open: Callable[[str, bool, int], Any]  # path, direct, tasks -> an async context manager of a `Read` for each task
 
 
 def _fd(path: str, direct: bool) -> int:
@@ -45,7 +41,7 @@ def _read_as_asked(fd: int) -> None:
 
 
 @asynccontextmanager
-async def _sync(path: str, direct: bool, tasks: int) -> AsyncIterator[Opened]:
+async def _sync(path: str, direct: bool, tasks: int) -> AsyncIterator[list[Read]]:
     """In the loop's thread: nobody else has a turn meanwhile."""
     fd = _fd(path, direct)
 
@@ -58,13 +54,13 @@ async def _sync(path: str, direct: bool, tasks: int) -> AsyncIterator[Opened]:
         return read
 
     try:
-        yield Opened([reader() for _ in range(tasks)])
+        yield [reader() for _ in range(tasks)]
     finally:
         os.close(fd)
 
 
 @asynccontextmanager
-async def _threads(path: str, direct: bool, tasks: int) -> AsyncIterator[Opened]:
+async def _threads(path: str, direct: bool, tasks: int) -> AsyncIterator[list[Read]]:
     """As many threads as asyncio's own has, by `run_in_executor`: `to_thread` without its copy of the context."""
     fd, submit, pool = _fd(path, direct), asyncio.get_running_loop().run_in_executor, ThreadPoolExecutor()
 
@@ -76,13 +72,13 @@ async def _threads(path: str, direct: bool, tasks: int) -> AsyncIterator[Opened]
 
     try:
         with pool:
-            yield Opened([reader() for _ in range(tasks)])
+            yield [reader() for _ in range(tasks)]
     finally:
         os.close(fd)
 
 
 @asynccontextmanager
-async def _aiofiles(path: str, direct: bool, tasks: int) -> AsyncIterator[Opened]:
+async def _aiofiles(path: str, direct: bool, tasks: int) -> AsyncIterator[list[Read]]:
     """A file for each task: they have a position."""
     aiofiles: Any = importlib.import_module("aiofiles")
 
@@ -96,12 +92,12 @@ async def _aiofiles(path: str, direct: bool, tasks: int) -> AsyncIterator[Opened
         return read
 
     async with AsyncExitStack() as files:
-        yield Opened([reader(await files.enter_async_context(aiofiles.open(path, "rb", 0))) for _ in range(tasks)])
+        yield [reader(await files.enter_async_context(aiofiles.open(path, "rb", 0))) for _ in range(tasks)]
 
 
 def _aioring(method: str) -> Any:
     @asynccontextmanager
-    async def opened(path: str, direct: bool, tasks: int) -> AsyncIterator[Opened]:
+    async def opened(path: str, direct: bool, tasks: int) -> AsyncIterator[list[Read]]:
         async with aioring.Ring(method=method) as ring:
             fd = _fd(path, direct)
 
@@ -112,11 +108,16 @@ def _aioring(method: str) -> Any:
                 return lambda offset: ring.readinto(fd, offset, buffer)
 
             try:
-                yield Opened([reader() for _ in range(tasks)])
+                yield [reader() for _ in range(tasks)]
             finally:
                 await ring.close(fd)
 
     return opened
+
+
+def ours(method: str) -> str:
+    """The name of aioring's way by a method."""
+    return f"aioring, {method}"
 
 
 async def ways() -> list[Way]:
@@ -131,5 +132,5 @@ async def ways() -> list[Way]:
                 pass
         except OSError as error:
             missing = reason_of(error)
-        found.append(Way(f"aioring, {method}", missing, True, _aioring(method)))
+        found.append(Way(ours(method), missing, True, _aioring(method)))
     return found

@@ -12,7 +12,7 @@ from typing import Any
 import aioring
 
 from ..console import printable
-from .progress import WRONG, Trouble, bar, need_output
+from ..progress import WRONG, Trouble, bar, need_output
 from .reading import STDIN, pieces, size_of
 
 __all__ = ["add_to", "run"]
@@ -42,13 +42,19 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     need_output()
-    trouble = Trouble("cat")
+    trouble = Trouble(arguments)
     asyncio.run(_all(arguments, trouble))
-    arguments.status = trouble.status
 
 
 async def _all(arguments: argparse.Namespace, trouble: Trouble) -> None:
     out = Output(sys.stdout.fileno())
+    try:
+        await _each(arguments, out, trouble)
+    finally:
+        out.leave()
+
+
+async def _each(arguments: argparse.Namespace, out: Output, trouble: Trouble) -> None:
     for name in arguments.file:
         title = "standard input" if name == STDIN else printable(os.path.basename(name))
         try:
@@ -66,7 +72,6 @@ async def _all(arguments: argparse.Namespace, trouble: Trouble) -> None:
             raise unwritable.error from None  # the command line says what that means: nobody may be reading
         except WRONG as error:
             trouble.with_one(error, name)
-    out.leave()
 
 
 class Unwritable(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 import aioring
 
 from ..console import fail, printable
-from .progress import WRONG, Trouble, bar
+from ..progress import WRONG, Trouble, bar
 
 __all__ = ["add_to", "run"]
 
@@ -56,9 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
         fail(f"{printable(arguments.target)}: more than one source needs a folder that is there")
     if arguments.reflink == "always" and (arguments.direct or not arguments.sparse):
         fail("--reflink=always shares blocks, holes among them: it goes with neither --direct nor --no-sparse")
-    trouble = Trouble("cp")
+    trouble = Trouble(arguments)
     asyncio.run(_all(arguments, into, trouble))
-    arguments.status = trouble.status
 
 
 async def _all(arguments: argparse.Namespace, into: bool, trouble: Trouble) -> None:
@@ -67,7 +66,7 @@ async def _all(arguments: argparse.Namespace, into: bool, trouble: Trouble) -> N
     for source in arguments.source:
         target = arguments.target
         if into:
-            target = os.path.join(target, os.path.basename(os.path.normpath(source)))
+            target = os.path.join(target, os.path.basename(os.path.abspath(source)))
         try:
             if target in made:
                 raise ValueError(f"{printable(target)} has just been made of another one: it is not replaced")
@@ -76,7 +75,7 @@ async def _all(arguments: argparse.Namespace, into: bool, trouble: Trouble) -> N
         except WRONG as error:
             trouble.with_one(error, source)
     took = time.perf_counter() - begun
-    if not arguments.quiet and not trouble.status and sys.stderr is not None and sys.stderr.isatty():
+    if not arguments.quiet and not arguments.status and sys.stderr.isatty():
         print(f"copied {size:,} bytes in {took:.2f} s ({size / took / 1e6:,.0f} MB/s)", file=sys.stderr)
 
 
@@ -92,5 +91,5 @@ async def _one(arguments: argparse.Namespace, source: str, target: str) -> int:
         "durable": arguments.durable,
     }
     copy = aioring.copy_tree if tree else aioring.copy_file
-    with bar(printable(os.path.basename(os.path.normpath(source))), not arguments.quiet) as shown:
+    with bar(printable(os.path.basename(os.path.abspath(source))), not arguments.quiet) as shown:
         return await copy(source, target, progress=shown, **options)

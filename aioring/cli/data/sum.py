@@ -14,8 +14,8 @@ from typing import Any
 import aioring
 
 from ..console import printable
+from ..progress import WRONG, Trouble, bar, need_output, put
 from . import listing
-from .progress import WRONG, Trouble, bar, need_output, put
 from .reading import pieces, size_of
 
 __all__ = ["add_to", "run"]
@@ -51,9 +51,8 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> None:
     need_output()
-    trouble = Trouble("sum")
+    trouble = Trouble(arguments)
     asyncio.run(_check(arguments, trouble) if arguments.check else _print(arguments, trouble))
-    arguments.status = trouble.status
 
 
 async def _print(arguments: argparse.Namespace, trouble: Trouble) -> None:

@@ -86,6 +86,8 @@ def _interval(text: str) -> float:
 def run(arguments: argparse.Namespace) -> None:
     if not sys.platform.startswith("linux"):
         fail("only on Linux: it reads /proc")
+    if arguments.self_demo and arguments.socket:
+        fail("--socket is for a PID: the demo has its socket at the usual place")
     with (
         _demo() if arguments.self_demo else nullcontext(arguments.pid) as pid,
         closing(Process(pid, arguments.socket)) as process,

@@ -14,7 +14,7 @@ import errno
 import os
 from dataclasses import dataclass, field
 
-__all__ = ["KernelRing", "listening", "owner_of", "rings_of"]
+__all__ = ["KernelRing", "listening", "parse", "rings_of"]
 
 _RING = "anon_inode:[io_uring]"
 _WRAP = 1 << 32
@@ -58,34 +58,21 @@ class KernelRing:
         return (self.numbers[name] - before.numbers[name]) % _WRAP
 
 
-def owner_of(pid: int) -> int:
-    """The user whose process it is. Raises `ProcessLookupError` where there is none."""
-    try:
-        return os.stat(f"/proc/{pid}").st_uid
-    except FileNotFoundError:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from None
-
-
 def rings_of(pid: int) -> list[KernelRing]:
     """Raises `ProcessLookupError`, `PermissionError`."""
-    owner_of(pid)
-    return [ring for fd in _fds(pid, _RING) if (ring := _ring(pid, fd)) is not None]
+    fds = sorted(fd for fd, link in _links(pid).items() if link == _RING)
+    return [ring for fd in fds if (ring := _ring(pid, fd)) is not None]
 
 
-def listening(pid: int, name: str) -> list[str]:
-    """The paths, as the process sees them, of Unix sockets of its that have such a name."""
+def listening(pid: int, name: str) -> str | None:
+    """The path, as the process sees it, of a Unix socket of its that has such a name."""
     inodes = {link[8:-1].encode() for link in _links(pid).values() if link.startswith("socket:[")}
-    found = []
     for line in _bytes(f"/proc/{pid}/net/unix", 64 << 20).split(b"\n")[1:]:
         parts = line.split(b" ", 6)
         inode, _, path = parts[-1].lstrip(b" ").partition(b" ")  # the path may have blanks in it
         if inode in inodes and os.path.basename(path) == os.fsencode(name):
-            found.append(os.fsdecode(path))
-    return list(dict.fromkeys(found))
-
-
-def _fds(pid: int, kind: str) -> list[int]:
-    return sorted(fd for fd, link in _links(pid).items() if link == kind)
+            return os.fsdecode(path)
+    return None
 
 
 def _links(pid: int) -> dict[int, str]:
@@ -93,7 +80,9 @@ def _links(pid: int) -> dict[int, str]:
     found = {}
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError) as error:
+        if isinstance(error, PermissionError) and not _is_zombie(pid):
+            raise
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from None
     for name in names:
         try:
@@ -101,6 +90,11 @@ def _links(pid: int) -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError):
             continue  # closed meanwhile
     return found
+
+
+def _is_zombie(pid: int) -> bool:
+    """It has ended, and nobody has asked how: it has no files any more."""
+    return _bytes(f"/proc/{pid}/stat", 4096).rpartition(b")")[2].split()[:1] == [b"Z"]
 
 
 def _bytes(path: str, most: int) -> bytes:

@@ -17,7 +17,7 @@ from ...observe.serving import REQUEST_LINE, name_of
 from ..console import printable
 from .fdinfo import listening
 
-__all__ = ["IO", "Operation", "Peer", "Snapshot", "Strange", "find"]
+__all__ = ["IO", "HungUp", "Operation", "Peer", "RingSeen", "Snapshot", "Strange", "find"]
 
 LARGEST = 8 << 20  # bytes of an answer
 PATIENCE = 2.0  # seconds until it is there in full
@@ -27,6 +27,10 @@ _MOST = 1000  # things in a list
 
 class Strange(Exception):
     """What came is no answer of aioring's."""
+
+
+class HungUp(Strange):
+    """It has left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ class Peer:
                 parts.append(part)
                 size += len(part)
                 if not part:
-                    raise Strange("it has hung up" if size == 0 else "it has hung up in the middle of an answer")
+                    raise HungUp("it has hung up" if size == 0 else "it has hung up in the middle of an answer")
                 if size > LARGEST:
                     raise Strange(f"its answer has more than {LARGEST >> 20} MiB")
                 if time.monotonic() > until:
@@ -138,9 +142,8 @@ def find(pid: int) -> Peer | None:
 
     Raises `OSError` and `Strange` as `Peer`, `ProcessLookupError`, `PermissionError`.
     """
-    for path in listening(pid, name_of(_own_number(pid))):
-        return Peer(path, pid, f"/proc/{pid}/root")
-    return None
+    path = listening(pid, name_of(_own_number(pid)))
+    return None if path is None else Peer(path, pid, f"/proc/{pid}/root")
 
 
 def _own_number(pid: int) -> int:

@@ -102,7 +102,7 @@ def _rings(before: Sample | None, now: Sample) -> list[list[str]]:
         previous, in_flight = old.get(ring.name), in_flight_of[ring.name]
         told = f"{in_flight}" if now.ours.in_flight_total == len(now.ours.in_flight) else f"{in_flight}+"
         rate, together = "-", "-"
-        if previous is not None and elapsed:
+        if previous is not None and elapsed and _total(ring) >= _total(previous):  # else: counted from zero again
             rate = count((_total(ring) - _total(previous)) / elapsed)
             submissions = ring.submissions - previous.submissions
             together = f"{(ring.completions - previous.completions) / submissions:.1f}" if submissions > 0 else "-"
@@ -132,10 +132,9 @@ def _operations(before: Sample | None, now: Sample) -> list[list[str]]:
         previous = old.get(ring.name)
         for name, one in ring.operations.items():
             was = previous.operations.get(name, _NOTHING) if previous else None
-            known = was is not None and elapsed > 0 and one.count >= was.count  # else: counted from zero again
-            n = (one.count - was.count) if known and was else 0
-            rate, moved, cached = "-", "-", "-"
-            if known and was:
+            n, rate, moved, cached = 0, "-", "-", "-"
+            if was is not None and elapsed and one.count >= was.count:
+                n = one.count - was.count
                 rate, moved = count(n / elapsed), count((one.bytes - was.bytes) / elapsed) if one.bytes else "-"
                 cached = f"{(one.page_cache - was.page_cache) / n:.0%}" if n else "-"
             times = [seconds(value) for value in (one.p50, one.p99, one.worst)]

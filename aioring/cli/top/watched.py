@@ -12,7 +12,7 @@ from . import fdinfo, peer
 __all__ = ["Process", "Sample"]
 
 _NO_SOCKET = (
-    "it has no aioring socket: AIORING_OBSERVE=1 or aioring.observe.serve() shows tasks and files (--socket: another path)"
+    "it has no aioring socket: AIORING_OBSERVE=1 or aioring.observe.serve() shows tasks and files (or --socket)"
 )
 
 
@@ -57,12 +57,8 @@ class Process:
             fail(f"there is no process {self.pid}")
         except PermissionError:
             kernel = None
-            who = (
-                "for root to see here (a sandbox?)"
-                if os.geteuid() == 0
-                else "for this user to see: ask as its user, or root"
-            )
-            note = f"the rings of process {self.pid} are not {who}"
+            who = "root to see here (a sandbox?)" if os.geteuid() == 0 else "this user to see: ask as its user, or root"
+            note = f"the rings of process {self.pid} are not for {who}"
         if kernel is None and self._path is None:
             fail(note)
         ours, why = self._ask()
@@ -72,25 +68,17 @@ class Process:
 
     def _ask(self) -> tuple[peer.Snapshot | None, str]:
         """Another try each time: the program may begin to serve, or stop."""
+        if self._peer is not None:
+            try:
+                return self._peer.ask(), ""
+            except (peer.HungUp, OSError):
+                self.close()  # we have been silent for long: it is asked anew
+            except peer.Strange as strange:
+                self.close()
+                return None, str(strange)
         try:
-            if self._peer is not None:
-                try:
-                    return self._peer.ask(), ""
-                except (peer.Strange, OSError):
-                    self.close()  # it may have left us: we have been silent for long
             self._peer = peer.find(self.pid) if self._path is None else peer.Peer(self._path, self.pid)
-            if self._peer is None:
-                return None, _NO_SOCKET
-            return self._peer.ask(), ""
-                except (peer.Strange, OSError):
-                    self.close()  # it may have left us: we have been silent for long
-            self._peer = peer.find(self.pid) if self._path is None else peer.Peer(self._path, self.pid)
-            if self._peer is None:
-                return (
-                    None,
-                    "it has no aioring socket: AIORING_OBSERVE=1 or aioring.observe.serve() shows tasks and files (or --socket PATH)",
-                )
-            return self._peer.ask(), ""
+            return (None, _NO_SOCKET) if self._peer is None else (self._peer.ask(), "")
         except ConnectionRefusedError:
             why = "nobody listens there: a socket that is stale, or no socket"
         except peer.Strange as strange:

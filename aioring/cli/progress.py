@@ -4,6 +4,7 @@ meanwhile goes past it.
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
@@ -12,15 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import aioring
-
-from ..console import console, printable, reason_of
+from .. import errors
+from .console import console, printable, reason_of
 
 __all__ = ["WRONG", "Trouble", "bar", "complain", "need_output", "put"]
 
-WRONG = (OSError, ValueError, EOFError, aioring.AioringError)  # with one file, which is no reason not to read the next
+WRONG = (OSError, ValueError, EOFError, errors.AioringError)  # with one file, which is no reason not to read the next
 Shown = Callable[[int, int | None], None]
-_live: list[Any] = []  # the rich console whose bar stands there
+_live: list[Any] = []  # the console, or line, whose bar stands there
 
 
 @contextmanager
@@ -52,15 +52,22 @@ def bar(title: str, wanted: bool, unit: str = "bytes") -> Iterator[Shown]:
             finally:
                 _live.remove(screen)
     elif wanted and sys.stderr.isatty():
-        yield _Line(title, unit).tell
-        print("\r\x1b[K" if os.environ.get("TERM", "dumb") != "dumb" else "", end="", file=sys.stderr, flush=True)
+        line = _Line(title, unit)
+        _live.append(line)
+        try:
+            yield line.tell
+        finally:
+            _live.remove(line)
+            line.clear()
     else:
         yield lambda done, total: None
 
 
 class _Line:
+    """Where rich is missing."""
+
     def __init__(self, title: str, unit: str) -> None:
-        self._title, self._unit, self._next = title, unit, 0.0
+        self._title, self._unit, self._next, self._width = title, unit, 0.0, 0
 
     def tell(self, done: int, total: int | None) -> None:
         now = time.monotonic()
@@ -68,7 +75,17 @@ class _Line:
             self._next = now + 0.1
             share = f"{done / total:4.0%}" if total else ""
             so_far = f"{done / 1e6:,.0f} MB" if self._unit == "bytes" else f"{done} {self._unit}"
-            print(f"\r{self._title}: {so_far} {share} ", end="", file=sys.stderr, flush=True)
+            text = f"{self._title}: {so_far} {share}"
+            self._width = max(self._width, len(text))
+            print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        print(f"\r{' ' * self._width}\r", end="", file=sys.stderr, flush=True)
+
+    def print(self, text: str, **_: Any) -> None:
+        """As rich's console has it."""
+        self.clear()
+        print(text, file=sys.stderr)
 
 
 def need_output() -> None:
@@ -96,17 +113,17 @@ def put(line: bytes) -> None:
 
 
 class Trouble:
-    """What went wrong with some of the files, each in one line on stderr. `status` of the command."""
+    """What went wrong with some of the files, each in one line on stderr, and so in the exit status."""
 
-    def __init__(self, command: str) -> None:
-        self._command, self.status = command, 0
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
 
     def with_one(self, error: Exception, name: Any = None) -> None:
         said = reason_of(error)
         if name is not None and not (isinstance(error, OSError) and error.filename):
             said = f"{printable(str(name)) or repr(name)}: {said.removeprefix(': ')}"
         self.warn(said)
-        self.status = 1
+        self._arguments.status = 1
 
     def warn(self, text: str) -> None:
-        complain(f"aioring {self._command}: {text}")
+        complain(f"aioring {self._arguments.command}: {text}")
