@@ -48,8 +48,8 @@ def printable(text: str) -> str:
 
 def console(stream: TextIO | None = None) -> Any:
     """A rich Console on stdout, or on `stream`; None where rich is missing, or nobody looks at a terminal."""
-    stream = stream or sys.stdout
-    if not stream.isatty():
+    shown: TextIO = stream or sys.stdout
+    if not shown.isatty():
         return None
     try:
         from rich.console import Console
@@ -60,7 +60,7 @@ def console(stream: TextIO | None = None) -> Any:
         def on_broken_pipe(self) -> None:
             raise  # as print() does; rich's own ends the program with status 1
 
-    return Ours(file=stream, highlight=False, emoji=False)
+    return Ours(file=shown, highlight=False, emoji=False)
 
 
 def say(text: str, style: str = "") -> None:

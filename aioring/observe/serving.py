@@ -31,7 +31,7 @@ from typing import Any
 from ..errors import os_error
 from .watching import Watching
 
-__all__ = ["REQUEST_LINE", "Serving", "asked_for", "name_of", "on_demand", "serve", "told_by"]
+__all__ = ["REQUEST_LINE", "Serving", "asked_for", "name_of", "on_demand", "serve", "switched_on", "told_by"]
 
 logger = logging.getLogger("aioring.observe")
 REQUEST_LINE = b"snapshot\n"
@@ -41,8 +41,6 @@ SHARE = 10  # the pause is so many times as long as the snapshot took: the progr
 PATIENCE, IDLE = 10.0, 60.0  # seconds for an answer to be taken, and between two requests
 _PATH = 107  # bytes: unix(7), sun_path
 _VARIABLE = "AIORING_OBSERVE"
-_OFF = ("", "0", "off", "no", "false")
-_ON = ("1", "on", "yes", "true")
 
 Told = tuple[list[dict[str, Any]], list[dict[str, Any]], int]
 # Of the room above, which has rings: stats of each, the oldest so many I/Os in flight, and how many there are.
@@ -238,9 +236,15 @@ def asked_for() -> str | None:
     text = os.environ.get(_VARIABLE, "")
     if os.sep in text:
         return text
-    if text.lower() not in _OFF + _ON:
-        raise ValueError(f"{_VARIABLE}={text!r} in the environment: must be 1 or 0, or a socket's path, with a slash")
-    return "" if text.lower() in _ON else None
+    return "" if switched_on(_VARIABLE, False, "1 or 0, or a socket's path, with a slash") else None
+
+
+def switched_on(variable: str, default: bool, words: str = "1 or 0") -> bool:
+    """What a switch in the environment says. Raises `ValueError` where it is none."""
+    text = os.environ.get(variable, "").lower()
+    if text not in ("", "0", "off", "no", "false", "1", "on", "yes", "true"):
+        raise ValueError(f"{variable}={text!r} in the environment: must be {words}")
+    return text in ("1", "on", "yes", "true") if text else default
 
 
 def on_demand() -> None:

@@ -24,7 +24,7 @@ from ..methods import Method, choose
 from ..methods.recording import Recording
 from ..methods.worker import Worker
 from ..observe.counters import Counters
-from ..observe.serving import asked_for
+from ..observe.serving import asked_for, switched_on
 from ..readiness import Readiness
 
 __all__ = ["Lifetime"]
@@ -50,16 +50,6 @@ def _number(given: Any, variable: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ValueError(f"{variable}={text!r} in the environment: must be a whole number of at least 1")
     return int(text)
-
-
-def _switch(given: bool | None, variable: str, default: bool) -> bool:
-    """A keyword argument, or the environment, or the default."""
-    if given is not None:
-        return bool(given)
-    text = os.environ.get(variable, "").lower()
-    if text not in ("", "0", "off", "no", "false", "1", "on", "yes", "true"):
-        raise ValueError(f"{variable}={text!r} in the environment: must be 1 or 0")
-    return text in ("1", "on", "yes", "true") if text else default
 
 
 def _refuse_subinterpreters() -> None:
@@ -97,8 +87,9 @@ class Lifetime:
         self._workers = _number(workers, "AIORING_WORKERS", WORKERS)
         self._liburing = os.environ.get("AIORING_LIBURING") or None
         self._page_cache_first = bool(page_cache_first)
-        watched = asked_for() is not None
-        self._counters = Counters(track_timing=_switch(track_timing, "AIORING_TRACK_TIMING", watched))
+        if track_timing is None:
+            track_timing = switched_on("AIORING_TRACK_TIMING", default=asked_for() is not None)
+        self._counters = Counters(track_timing=bool(track_timing))
         self._number = next(_numbers)
         self._started: Engine | None = None
         self._readiness: Readiness | None = None

@@ -95,8 +95,11 @@ def run(arguments: argparse.Namespace) -> None:
         _look_at(arguments.html, arguments.path)
     with Target(arguments.path, arguments.size) as target:
         facts = _facts(target)
-        with bar("measuring", not arguments.json, "turns") as shown:
-            results, method, reason = asyncio.run(_measured(target, arguments, shown))
+        try:
+            with bar("measuring", not arguments.json, "turns") as shown:
+                results, method, reason = asyncio.run(_measured(target, arguments, shown))
+        except OSError as error:
+            fail(reason_of(OSError(error.errno, error.strerror, arguments.path)))  # EIO of a bad disk, say
         said = verdict(results, method, reason, target.memory)
     facts.append(("method", method if reason is None else f"{method}: {reason}"))
     if arguments.json:

@@ -101,8 +101,8 @@ def _demo() -> Iterator[int]:
     is for us; it ends when its input does, and cleans up."""
     command = [sys.executable, "-m", "aioring.cli.top.demo"]
     environment = {**os.environ, "AIORING_OBSERVE": "1"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    demo = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)  # type: ignore[call-overload]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    demo: Any = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
     try:
         if not demo.stdout.readline():  # it says so when there is something to see
             said = demo.stderr.read().decode(errors="replace").strip().splitlines()

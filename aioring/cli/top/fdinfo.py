@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from dataclasses import dataclass, field
 
 __all__ = ["KernelRing", "listening", "parse", "rings_of"]
 
 _RING = "anon_inode:[io_uring]"
 _WRAP = 1 << 32
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,16 @@ def _bytes(path: str, most: int) -> bytes:
 
 
 def _ring(pid: int, fd: int) -> KernelRing | None:
-    told = _bytes(f"/proc/{pid}/fdinfo/{fd}", 4 << 20)  # some kernels list every queued entry
-    return parse(fd, told.decode("ascii", "backslashreplace").split("\n")) if told else None
+    ring = None
+    for _ in range(_TRIES):
+        told = _bytes(f"/proc/{pid}/fdinfo/{fd}", 4 << 20)  # some kernels list every queued entry
+        if not told:
+            return None  # closed meanwhile
+        ring = parse(fd, told.decode("ascii", "backslashreplace").split("\n"))
+        if ring.numbers:
+            break
+        time.sleep(0.001)  # the kernel tells nothing of a ring that is being entered (mutex_trylock)
+    return ring
 
 
 def parse(fd: int, lines: list[str]) -> KernelRing:
