@@ -80,9 +80,9 @@ def read_until(master: int, wanted: bytes, seconds: float = 15) -> bytes:
     seen, until = b"", time.monotonic() + seconds
     while wanted not in seen:
         if not select.select([master], [], [], max(until - time.monotonic(), 0))[0]:
-            pytest.fail(f"{wanted!r} is not in {seen!r}")
+            pytest.fail(f"{wanted!r} is not in {seen[:300]!r} ... {seen[-300:]!r}")
         try:
             seen += os.read(master, 65536)
         except OSError:
-            pytest.fail(f"{wanted!r} is not in {seen!r}")
+            pytest.fail(f"{wanted!r} is not in {seen[:300]!r} ... {seen[-300:]!r}")
     return seen

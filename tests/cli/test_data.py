@@ -142,12 +142,16 @@ def test_two_of_one_name(tree: Path, tmp_path: Path) -> None:
 def test_other_ends_clean_up_as_well(number: int, tree: Path) -> None:
     """The terminal, for one: the cursor is shown again."""
     os.mkfifo(tree / "fifo")
-    with terminal("cat", tree / "fifo", columns=80, stdout=tree / "out") as (child, master):
-        writer = os.open(tree / "fifo", os.O_WRONLY)
-        read_until(master, b"\x1b[?25l")
-        child.send_signal(number)
-        read_until(master, b"\x1b[?25h")
-        assert child.wait(20) == -number
+    writer = os.open(tree / "fifo", os.O_RDWR)
+    before = signal.signal(number, signal.SIG_DFL)  # nohup has it ignored, by children too
+    try:
+        with terminal("cat", tree / "fifo", columns=80, stdout=tree / "out") as (child, master):
+            read_until(master, b"\x1b[?25l")
+            child.send_signal(number)
+            read_until(master, b"\x1b[?25h")
+            assert child.wait(20) == -number
+    finally:
+        signal.signal(number, before)
         os.close(writer)
 
 
