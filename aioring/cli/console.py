@@ -4,16 +4,17 @@ line. Into a pipe go lines that are whole, without colours, whatever is installe
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 __all__ = [
-    "Column", "Failure", "console", "count", "cut", "fail", "plain", "printable", "reason_of", "say", "seconds",
-    "show_table", "sized", "table",
+    "Column", "Failure", "console", "count", "cut", "fail", "number", "plain", "printable", "reason_of", "say", "seconds",
+    "show_table", "sized", "table", "whole",
 ]  # fmt: skip
 
 
@@ -154,3 +155,29 @@ def seconds(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.0f} {unit}" if value / size >= 99.5 else f"{value / size:.1f} {unit}"
     return f"{value * 1e6:.1f} us" if value else "0"
+
+
+def whole(what: str, low: int, high: int) -> Callable[[str], int]:
+    """For argparse: a whole number."""
+
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: {what}, a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def number(what: str, low: float, high: float) -> Callable[[str], float]:
+    """For argparse: a number."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: {what}, from {low:g} to {high:g}")
+        return value
+
+    return parse

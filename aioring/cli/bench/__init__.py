@@ -16,7 +16,7 @@ from typing import Any
 
 import aioring
 
-from ..console import Column as Shown, console, count, fail, printable, reason_of, say, show_table
+from ..console import Column as Shown, console, count, fail, number, printable, reason_of, say, show_table, whole
 from ..progress import bar
 from .measure import Results, measure
 from .page import page, plotting
@@ -53,8 +53,16 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--size", type=_size, default=256 << 20, metavar="N", help="of what is made or read; default: 256M"
     )
-    parser.add_argument("--tasks", type=_tasks, default=32, metavar="N", help="that read at once; default: 32")
-    parser.add_argument("--seconds", type=_seconds, default=_SECONDS, metavar="S", help="to measure for; default: 36")
+    parser.add_argument(
+        "--tasks", type=whole("tasks", 1, 256), default=32, metavar="N", help="that read at once; default: 32"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=number("seconds", 0.1, 3600),
+        default=_SECONDS,
+        metavar="S",
+        help="to measure for; default: 36",
+    )
     parser.add_argument("--html", metavar="FILE", help="write a page with plots, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -69,22 +77,6 @@ def _size(text: str) -> int:
     if not number.isascii() or not number.isdigit() or int(number) << _UNITS[unit] < 1 << 20:
         raise argparse.ArgumentTypeError(f"{text!r}: a size of at least 1M, such as 64M")
     return (int(number) << _UNITS[unit]) // (1 << 20) * (1 << 20)
-
-
-def _tasks(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
-        raise argparse.ArgumentTypeError(f"{text!r}: 1 to 256")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.1 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds, 0.1 to 3600")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
-from ..console import console, cut, fail, plain, printable, table
+from ..console import console, cut, fail, number, plain, printable, table, whole
 from .view import Part, heading, parts
 from .watched import Process, Sample
 
@@ -50,37 +50,24 @@ def add_to(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("pid", nargs="?", type=_pid, metavar="PID", help="the process")
+    which.add_argument("pid", nargs="?", type=whole("a process id", 1, 1 << 31), metavar="PID", help="the process")
     which.add_argument(
         "--self-demo", action="store_true", help="start a small program that reads files, and watch that"
     )
     parser.add_argument("--socket", metavar="PATH", help="its socket, where aioring.observe.serve() was given a path")
-    parser.add_argument("-i", "--interval", type=_interval, default=1.0, metavar="S", help="seconds; default: 1")
-    parser.add_argument("-n", "--count", type=_count, default=0, metavar="N", help="end after so many; default: go on")
+    parser.add_argument(
+        "-i", "--interval", type=number("seconds", 0.05, 86400), default=1.0, metavar="S", help="seconds; default: 1"
+    )
+    parser.add_argument(
+        "-n",
+        "--count",
+        type=whole("how often", 1, 1 << 31),
+        default=0,
+        metavar="N",
+        help="end after so many; default: go on",
+    )
     parser.add_argument("--json", action="store_true", help="a line of JSON each time, of counters since the start")
     parser.set_defaults(run=run)
-
-
-def _pid(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r} is no process id")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 1 << 31:
-        raise argparse.ArgumentTypeError(f"{text!r}: how often, at least once")
-    return int(text)
-
-
-def _interval(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.05 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r}: seconds, 0.05 to 86400")
-    return value
 
 
 def run(arguments: argparse.Namespace) -> None:
