@@ -11,6 +11,7 @@ import errno
 import importlib
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from .console import Failure, reason_of
+from .console import FILLED, Failure, reason_of
 
 __all__ = ["main"]
 
@@ -37,29 +38,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _ended_like_control_c():
             try:
                 _parser(sys.argv[1:] if arguments is None else arguments).parse_args(arguments, chosen)
+                if 1 in FILLED and chosen.command not in ("cp", "doctor"):  # the doctor's finding is its status
+                    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
                 chosen.run(chosen)
-            except BaseException:
-                with suppress(OSError):
-                    sys.stdout.flush()  # what goes wrong with it now is not what has gone wrong
+            except (Exception, KeyboardInterrupt):
+                _flush_what_is_taken()
+                raise
+            except SystemExit:  # of --help, say
+                sys.stdout.flush()
                 raise
             sys.stdout.flush()  # here, where a reader that has left can be told from a crash
     except KeyboardInterrupt:
-        print("aioring: interrupted", file=sys.stderr)
+        _complain("aioring: interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has left (`| head`): what was found out stands
         _into_nothing()
     except OSError as error:
         if error.filename is None and error.errno in _OUTPUT:
-            print(f"aioring: the output cannot be written: {error.strerror}", file=sys.stderr)
+            _complain(f"aioring: the output cannot be written: {error.strerror}")
         else:
-            print(f"aioring {chosen.command}: {reason_of(error)}", file=sys.stderr)
+            _complain(f"aioring {chosen.command}: {reason_of(error)}")
         _into_nothing()
         return FAILED
     except (Failure, ValueError) as error:  # ValueError: the environment says something that makes no sense
-        print(f"aioring {chosen.command}: {reason_of(error)}", file=sys.stderr)
+        _complain(f"aioring {chosen.command}: {reason_of(error)}")
         return FAILED
     status: int = chosen.status
     return status
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # nobody may be listening: the exit status says it as well
+        print(text, file=sys.stderr)
+
+
+def _flush_what_is_taken() -> None:
+    """Something else has gone wrong: nobody waits now for a reader that does not read."""
+    with suppress(OSError, ValueError):
+        if select.select([], [sys.stdout.fileno()], [], 0)[1]:
+            sys.stdout.flush()
+        else:
+            _into_nothing()
 
 
 _ROOMS = {"doctor": "doctor", "bench": "bench", "top": "top", "cp": "data", "cat": "data", "sum": "data"}
@@ -115,6 +134,7 @@ def _fill_closed() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDONLY)  # the lowest that is free: this one
+            FILLED.add(fd)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -123,4 +143,5 @@ def _fill_closed() -> None:
 
 def _into_nothing() -> None:
     """The interpreter flushes once more at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

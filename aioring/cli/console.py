@@ -13,12 +13,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 __all__ = [
-    "Column", "Failure", "console", "count", "cut", "fail", "number", "plain", "printable", "reason_of", "say", "seconds",
-    "show_table", "sized", "table", "whole",
+    "FILLED", "Column", "Failure", "console", "count", "cut", "fail", "number", "plain", "printable", "reason_of", "say",
+    "seconds", "show_table", "sized", "table", "whole",
 ]  # fmt: skip
 
 
 _ADVICE = re.compile(r"aioring: (?!.*(, by \w+|from the kernel's cache)$)")  # not: which operation it was
+
+
+FILLED: set[int] = set()
+"""Which of 0, 1 and 2 were closed from the start."""
 
 
 class Failure(Exception):

@@ -5,18 +5,16 @@ meanwhile goes past it.
 from __future__ import annotations
 
 import argparse
-import errno
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 from .. import errors
 from .console import console, printable, reason_of
 
-__all__ = ["WRONG", "Trouble", "bar", "complain", "need_output", "put"]
+__all__ = ["WRONG", "Trouble", "above_the_bar", "bar"]
 
 WRONG = (OSError, ValueError, EOFError, errors.AioringError)  # with one file, which is no reason not to read the next
 Shown = Callable[[int, int | None], None]
@@ -88,28 +86,12 @@ class _Line:
         print(text, file=sys.stderr)
 
 
-def need_output() -> None:
-    """Where standard output was closed from the start (`>&-`) all that is said there would be lost."""
-    if sys.stdout.fileno() != 1:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-
-def complain(text: str) -> None:
-    """A line on stderr, above the bar if there is one."""
+def above_the_bar(text: str, stream: TextIO) -> None:
+    """A line for a terminal, past the bar if one stands there."""
     if _live:
         _live[-1].print(text, markup=False, soft_wrap=True)
     else:
-        print(text, file=sys.stderr)
-
-
-def put(line: bytes) -> None:
-    """A line of output: to a terminal with nothing in it that the terminal would obey, else byte by byte."""
-    if not sys.stdout.isatty():
-        sys.stdout.buffer.write(line + b"\n")
-    elif _live:
-        _live[-1].print(printable(os.fsdecode(line)), markup=False, soft_wrap=True)  # the same terminal
-    else:
-        print(printable(os.fsdecode(line)))
+        print(text, file=stream)
 
 
 class Trouble:
@@ -119,11 +101,12 @@ class Trouble:
         self._arguments = arguments
 
     def with_one(self, error: Exception, name: Any = None) -> None:
+        self._arguments.status = 1
         said = reason_of(error)
         if name is not None and not (isinstance(error, OSError) and error.filename):
             said = f"{printable(str(name)) or repr(name)}: {said.removeprefix(': ')}"
         self.warn(said)
-        self._arguments.status = 1
 
     def warn(self, text: str) -> None:
-        complain(f"aioring {self._arguments.command}: {text}")
+        with suppress(OSError):  # nobody may be listening: the exit status says it as well
+            above_the_bar(f"aioring {self._arguments.command}: {text}", sys.stderr)

@@ -101,13 +101,17 @@ class Serving(Watching):
                 pass
         except Exception:
             logger.exception("nothing is told any more at %s", self.path)
+            _serving.pop(self.path, None)  # another may be tried
         self._let_go()
 
     def _let_go(self) -> None:
-        self._selector.close()
-        for connection in (self._listener, *self._peers):
-            connection.close()
-        os.close(self._woken)
+        """Once: a second time the numbers may be others'."""
+        woken, self._woken = self._woken, -1
+        if woken >= 0:
+            self._selector.close()
+            for connection in (self._listener, *self._peers):
+                connection.close()
+            os.close(woken)
 
     def _turn(self) -> bool:
         for key, _ in self._selector.select(PATIENCE if self._peers else None):
@@ -233,7 +237,9 @@ def asked_for() -> str | None:
 
     Raises `ValueError` where it says something that makes no sense.
     """
-    text = os.environ.get(_VARIABLE, "")
+    text = os.environ.get(_VARIABLE)
+    if not text:
+        return None
     if os.sep in text:
         return text
     return "" if switched_on(_VARIABLE, False, "1 or 0, or a socket's path, with a slash") else None
@@ -363,12 +369,14 @@ def _forked() -> None:
     global _asked
     _asked = False
     _lock.release()
-    for serving in _serving.values():
+    parents = list(_serving.values())
+    _serving.clear()
+    for serving in parents:
         atexit.unregister(serving.close)
         serving._closed = True
-        serving._let_go()
-        os.close(serving._waker)
-    _serving.clear()
+        with contextlib.suppress(OSError):
+            os.close(serving._waker)
+            serving._let_go()
 
 
 if hasattr(os, "register_at_fork"):

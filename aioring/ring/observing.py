@@ -47,8 +47,8 @@ class Observing(Data):
         """
         return self._oldest(None)[0]
 
-    def _oldest(self, most: int | None) -> tuple[list[InFlight], int]:
-        """So many records (None: all), and how many there are."""
+    def _oldest(self, most: int | None, until: float | None = None) -> tuple[list[InFlight], int]:
+        """So many records (None: all), of what was asked for by then, and how many there are of any time."""
         engine = self._started
         if engine is None or engine.ended:
             return [], 0
@@ -56,8 +56,8 @@ class Observing(Data):
         results = dict(copied(lambda: engine.completed))
         handles = _handles(engine)
         total = len(handles)
-        if most is not None and total > most:
-            handles = nsmallest(most, handles, key=lambda handle: handle.since or now)
+        if until is not None:
+            handles = [handle for handle in handles if 0 < handle.since <= until]
         found = [record for handle in handles if (record := of_handle(handle, ring, results, now)) is not None]
         total -= len(handles) - len(found)  # complete by now
         ready = self._readiness
@@ -125,17 +125,19 @@ def _all() -> list[Observing]:
 
 def _snapshot(most: int) -> Told:
     """What a peer is told (observe/serving.py): records are made of those that are told only."""
+    here = _all()
     told = [
-        {**ring.stats().as_dict(), "depth": ring.depth, "fallback_reason": ring.fallback_reason} for ring in rings()
+        {**ring.stats().as_dict(), "depth": ring.depth, "fallback_reason": ring.fallback_reason}
+        for ring in here
+        if not ring.closed
     ]
-    found: list[InFlight] = []
-    total = 0
-    for ring in _all():
-        oldest, count = ring._oldest(most)
-        found += oldest
-        total += count
-    found.sort(key=lambda record: -record.age)
-    return told, [asdict(record) for record in found[:most]], total
+    asked = [
+        handle.since for ring in here if (engine := ring._started) and not engine.ended for handle in _handles(engine)
+    ]
+    until = nsmallest(most, asked)[-1] if len(asked) > most else None
+    seen = [ring._oldest(most, until) for ring in here]
+    found = sorted((record for records, _ in seen for record in records), key=lambda record: -record.age)
+    return told[:most], [asdict(record) for record in found[:most]], sum(total for _, total in seen)
 
 
 told_by(_snapshot)

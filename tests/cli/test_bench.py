@@ -54,6 +54,16 @@ def test_nothing_is_gained_where_the_disk_is_the_limit() -> None:
     assert not any("asked for more" in sentence for sentence in alone)  # one task cannot show that
 
 
+def test_what_the_figures_contradict_is_not_said() -> None:
+    """A disk that gives the pool five times as much as one reader is not at its limit; one that we are slow on is not."""
+    for mine, pool in ((1000, 5000), (300, 1000), (3, 1000)):
+        said = " ".join(verdict(results(mine=mine, pool=pool, sync=1000), "io_uring", None))
+        assert "asked for more" not in said
+        assert "the limit" not in said
+    memory = verdict(results(mine=1000, pool=1000, sync=1000), "io_uring", None, "tmpfs")
+    assert "because threads are as quick here, or quicker" in memory[0]
+
+
 def test_where_threads_are_quicker_it_says_so() -> None:
     said = verdict(results(mine=50, pool=100), "io_uring", None)
     assert said[0] == "Your workload gains nothing, because threads are faster here: 0.5 times as much as with threads."
@@ -179,7 +189,10 @@ def test_what_cannot_be_measured_is_refused_in_a_line(folder: Path) -> None:
     assert "regular file" in fails("bench", fifo)
     assert fails("bench", folder, "--html", folder / "no" / "x.html").endswith("x.html: there is no such folder")
     assert "not written over what is read" in fails("bench", small, "--html", small)
-    assert "not written over this" in fails("bench", folder, "--html", "/dev/full")
+    assert "not written there" in fails("bench", folder, "--html", "/dev/full")
+    (folder / "a folder").mkdir()
+    assert "not written over this" in fails("bench", folder, "--html", folder / "a folder")
+    (folder / "a folder").rmdir()
     assert sorted(path.name for path in folder.iterdir()) == ["fifo", "small"]
 
 

@@ -264,6 +264,10 @@ def test_what_is_closed_from_the_start(closed: str, tree: Path, tmp_path: Path) 
     line = " ".join(map(shlex.quote, map(str, command("cat", tree / "missing", tree / "small"))))
     where = "" if closed == ">&-" else f"> {tmp_path}/out"
     done = subprocess.run(["sh", "-c", f"{line} {where} {closed}"], env=ENVIRONMENT, capture_output=True, check=False)
+    if closed == "<&-":
+        line = " ".join(map(shlex.quote, map(str, command("sum", "-"))))
+        none = subprocess.run(["sh", "-c", f"{line} <&-"], env=ENVIRONMENT, capture_output=True, check=False)
+        assert (none.returncode, none.stderr) == (1, b"aioring sum: -: Bad file descriptor\n")
     if closed == ">&-":
         assert done.stderr == b"aioring: the output cannot be written: Bad file descriptor\n"
         assert done.returncode == 2
@@ -341,6 +345,46 @@ def test_what_is_no_file_in_a_tree(tree: Path) -> None:
     assert len(done.stdout.splitlines()) == 6
 
 
+def test_standard_input_twice(tmp_path: Path) -> None:
+    whole, nothing = (hashlib.sha256(data).hexdigest() for data in (pattern(LARGE), b""))
+    done = run("sum", "-", "-", input=pattern(LARGE), text=False)
+    assert done.stdout.decode() == f"{whole}  -\n{nothing}  -\n"
+    (tmp_path / "large").write_bytes(pattern(LARGE))
+    with (tmp_path / "large").open("rb") as file:
+        assert run("sum", "-", "-", stdin=file).stdout == f"{whole}  -\n{nothing}  -\n"
+
+
+def test_a_broken_stderr_changes_nothing(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "into").mkdir()
+    for words in (["cat", tree / "missing", tree / "small"], ["sum", tree / "missing", tree / "small"]):
+        for broken in (False, True):
+            reads, writes = os.pipe()
+            os.close(reads)
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run(
+                    command(*words),
+                    stdout=subprocess.PIPE,
+                    stderr=writes if broken else full,
+                    env=ENVIRONMENT,
+                    check=False,
+                )
+            os.close(writes)
+            assert done.returncode == 1
+            assert done.stdout in (b"a line\n", run("sum", tree / "small", text=False).stdout)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_while_nobody_reads_the_sums(number: int, tmp_path: Path) -> None:
+    for n in range(1500):
+        (tmp_path / f"{n:04}{'x' * 100}").write_bytes(b"")
+    with subprocess.Popen(command("sum", "-r", tmp_path), **PIPES) as child:
+        assert child.stdout is not None
+        assert child.stdout.read(1)
+        time.sleep(0.5)  # by now the pipe is full
+        child.send_signal(number)
+        assert child.wait(20) == (130 if number == signal.SIGINT else -number)
+
+
 def test_standard_input() -> None:
     assert run("sum", "-", input=b"abc", text=False).stdout.split()[0].decode() == hashlib.sha256(b"abc").hexdigest()
 
@@ -378,10 +422,10 @@ def test_a_listing_that_is_none(tmp_path: Path) -> None:
 def test_a_listing_with_lines_that_are_none(tree: Path, tmp_path: Path) -> None:
     lines = tmp_path / "listing"
     good = run("sum", tree / "small").stdout
-    lines.write_text(f"# a comment\r\n\n{good}{'0' * 63}  {tree}/large\n")
+    lines.write_text(f"# a comment\r\n\n  {good}{'0' * 63}  {tree}/large\n{'0' * 64}  a\0b\n")
     done = run("sum", "-c", lines)
     assert (done.returncode, done.stdout) == (0, f"{tree}/small: OK\n")
-    assert done.stderr == f"aioring sum: {lines}: 2 lines are no hash and a name, the first of them line 1\n"
+    assert done.stderr == f"aioring sum: {lines}: 2 lines are no hash and a name, the first of them line 4\n"
 
 
 def test_a_file_that_is_listed_twice(tree: Path, tmp_path: Path) -> None:

@@ -356,6 +356,12 @@ def test_a_program_that_ends_while_it_is_watched() -> None:
     assert error.decode() == f"aioring top: there is no process {pid}\n"
 
 
+def test_a_zombie_is_over() -> None:
+    with subprocess.Popen(["true"]) as child:
+        time.sleep(0.2)
+        assert fails("top", child.pid) == f"aioring top: there is no process {child.pid}"
+
+
 def test_a_process_that_is_not_there() -> None:
     with subprocess.Popen(["true"]) as child:
         child.wait()

@@ -437,3 +437,50 @@ def test_names_of_the_killed_are_swept(monkeypatch: pytest.MonkeyPatch, tmp_path
     with serve() as served:
         left_over = sorted(path.name for path in tmp_path.iterdir())
     assert left_over == sorted([name_of(os.getppid()), "other.sock", name_of(2**22 + 5), os.path.basename(served.path)])
+
+
+async def test_of_many_the_oldest_are_told(
+    make_ring: Any, anyio_backend: Any, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of all rings together, and no records are made of the others."""
+    monkeypatch.setattr("aioring.observe.serving.MOST", 5)
+    rings = [make_ring() for _ in range(7)]
+    for ring in rings:
+        await ring.start()
+    reads = [os.pipe() for _ in rings]
+    try:
+        with serve(place):
+            async with anyio.create_task_group() as group:
+                for ring, (end, _) in zip(rings, reads, strict=True):
+                    begin(group, ring.read, end, -1, 1)
+                    while not ring.in_flight():
+                        await anyio.sleep(0.005)
+                told = await anyio.to_thread.run_sync(ask, place)
+                for _, end in reads:
+                    os.write(end, b"x")
+        assert len(told["rings"]) == 5
+        assert told["in_flight_total"] == 7
+        assert [one["ring"] for one in told["in_flight"]] == [ring.stats().ring for ring in rings[:5]]
+    finally:
+        for ring in rings:
+            await ring.aclose()
+        for ends in reads:
+            for end in ends:
+                os.close(end)
+
+
+def test_a_thread_that_has_died_is_not_taken_for_a_server(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    served = serve(place)
+
+    def fail() -> None:
+        raise LookupError("a defect")
+
+    served._accept = fail  # type: ignore[method-assign]
+    with contextlib.suppress(OSError):
+        ask(place)
+    served._thread.join(10)
+    assert "nothing is told any more" in caplog.text
+    with serve(place) as another:
+        assert another is not served
+        assert ask(place)["pid"] == os.getpid()
+    served.close()

@@ -108,6 +108,8 @@ def _look_at(path: str, read: str) -> None:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         fail(f"{printable(path)}: there is no such folder")
+    if os.path.realpath(folder).startswith(("/dev", "/proc", "/sys")):
+        fail(f"{printable(path)}: the page is not written there")
     if os.path.exists(path) and (not os.path.isfile(path) or os.path.samefile(path, read)):
         fail(f"{printable(path)}: the page is not written over {'what is read' if os.path.isfile(path) else 'this'}")
     if not os.access(folder, os.W_OK):

@@ -49,7 +49,8 @@ class Target:
                 )
             self.blocks = self.size // BLOCK
             self.looked = place.look(path)
-            self.memory = kind if (kind := self.looked.get("file_system")) in ("tmpfs", "ramfs") else ""
+            kind = "" if stat.S_ISBLK(os.fstat(self._fd).st_mode) else self.looked.get("file_system")
+            self.memory = kind if kind in ("tmpfs", "ramfs") else ""
             self.direct = self._try_direct()
             self.cold = self._try_cold()
         except BaseException:

@@ -25,7 +25,7 @@ def ratios(results: Results, method: str, to: str) -> dict[Column, float]:
 
 def verdict(results: Results, method: str, reason: str | None, memory: str = "") -> list[str]:
     """`method`, `reason`: what aioring chooses here, and why not io_uring. `memory`: the file system, if it is one."""
-    found = [*_beside_threads(results, method), *_beside_sync(results, method, memory)]
+    found = [*_beside_threads(results, method, memory), *_beside_sync(results, method, memory)]
     if reason is not None:
         found.append(f"aioring uses {method} here, not io_uring: {reason}. `aioring doctor` says what to change.")
     for pages, why in results.missing.items():
@@ -34,7 +34,7 @@ def verdict(results: Results, method: str, reason: str | None, memory: str = "")
     return found
 
 
-def _beside_threads(results: Results, method: str) -> Iterator[str]:
+def _beside_threads(results: Results, method: str, memory: str) -> Iterator[str]:
     pool = ratios(results, method, THREADS)
     if not pool:
         yield f"Nothing can be said of {method}, which is what AIORING_METHOD asks for: it is not among what was measured."
@@ -42,7 +42,8 @@ def _beside_threads(results: Results, method: str) -> Iterator[str]:
     idle = {column: ratio for column, ratio in pool.items() if not column.busy}
     busy = {column: ratio for column, ratio in pool.items() if column.busy}
     if all(ratio < GAIN for ratio in pool.values()):
-        yield f"Your workload gains nothing, because {_why_not(pool)}: {_span(pool)} as much as with threads."
+        why = _why_not(results, method, memory, pool)
+        yield f"Your workload gains nothing, because {why}: {_span(pool)} as much as with threads."
     else:
         for name, some in (("Beside threads", idle), ("With a thread that runs Python beside it", busy)):
             if some:
@@ -53,14 +54,26 @@ def _beside_threads(results: Results, method: str) -> Iterator[str]:
         yield f"It loses to a thread pool in: {_listed(worse)}."
 
 
-def _why_not(pool: dict[Column, float]) -> str:
+def _why_not(results: Results, method: str, memory: str, pool: dict[Column, float]) -> str:
     """For somebody whose ratios are all below `GAIN`."""
     if max(pool.values()) < LOSS:
         return "threads are faster here"
-    alike = [ratio >= LOSS for column, ratio in pool.items() if column.pages != CACHED]
-    if alike and all(alike) and min(pool.values()) >= LOSS:
+    if min(pool.values()) >= LOSS and not memory and _at_its_limit(results, method):
         return "this disk is the limit, whoever asks it"
     return "threads are as quick here, or quicker"
+
+
+def _at_its_limit(results: Results, method: str) -> bool:
+    """Whether asking the disk for more than one thing at a time brings nothing, whichever way."""
+    waiting = [column for column in results.columns if column.pages != CACHED and not column.busy and column.tasks > 1]
+    most = [max((_to_sync(results, way, column) for way in results.ways), default=0.0) for column in waiting]
+    mine = [_to_sync(results, ours(method), column) for column in waiting]
+    return bool(waiting) and all(ratio < GAIN for ratio in most) and all(ratio >= LOSS for ratio in mine)
+
+
+def _to_sync(results: Results, way: str, column: Column) -> float:
+    rate, sync = results.rate(way, column), results.rate(SYNC, column)
+    return rate / sync if rate and sync else 0.0
 
 
 def _beside_sync(results: Results, method: str, memory: str) -> Iterator[str]:
@@ -75,11 +88,10 @@ def _beside_sync(results: Results, method: str, memory: str) -> Iterator[str]:
     if memory:
         yield f"This is memory ({memory}): there is no disk to wait for. Measure a folder that is on one."
         return
-    waiting = {column: ratio for column, ratio in found.items() if column.pages != CACHED and not column.busy}
-    if waiting and all(column.tasks > 1 and ratio < GAIN for column, ratio in waiting.items()):
+    if _at_its_limit(results, method):
         yield (
-            f"From the disk it reads {_span(waiting)} as much as one blocking read after the other: this disk does not do "
-            "more when it is asked for more. What is gained is that the loop goes on meanwhile."
+            "From the disk nobody reads faster than one blocking read after the other: this disk does not do more when it "
+            "is asked for more. What is gained is that the loop goes on meanwhile."
         )
 
 

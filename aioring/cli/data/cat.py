@@ -9,10 +9,9 @@ import sys
 from contextlib import aclosing
 from typing import Any
 
-import aioring
-
 from ..console import printable
-from ..progress import WRONG, Trouble, bar, need_output
+from ..progress import WRONG, Trouble, bar
+from .output import Output, Unwritable
 from .reading import STDIN, pieces, size_of
 
 __all__ = ["add_to", "run"]
@@ -41,7 +40,6 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    need_output()
     trouble = Trouble(arguments)
     asyncio.run(_all(arguments, trouble))
 
@@ -72,38 +70,3 @@ async def _each(arguments: argparse.Namespace, out: Output, trouble: Trouble) ->
             raise unwritable.error from None  # the command line says what that means: nobody may be reading
         except WRONG as error:
             trouble.with_one(error, name)
-
-
-class Unwritable(Exception):
-    def __init__(self, error: OSError) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-class Output:
-    """An fd that is written on from where it is: a pipe, a terminal or a file, which may be open for appending."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        try:
-            self._at = os.lseek(fd, 0, os.SEEK_CUR)
-        except OSError:
-            self._at = -1  # it cannot seek
-
-    def is_of(self, status: os.stat_result) -> bool:
-        """Whether it is this file that is written."""
-        mine = os.fstat(self._fd)
-        return self._at >= 0 and (mine.st_dev, mine.st_ino) == (status.st_dev, status.st_ino)
-
-    async def write(self, data: Any) -> None:
-        try:
-            n = await aioring.get_ring().write(self._fd, self._at, data)
-        except OSError as error:
-            raise Unwritable(error) from None
-        if self._at >= 0:
-            self._at += n
-
-    def leave(self) -> None:
-        """Whoever writes to it next goes on behind us."""
-        if self._at >= 0:
-            os.lseek(self._fd, self._at, os.SEEK_SET)

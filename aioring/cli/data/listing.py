@@ -15,7 +15,7 @@ __all__ = ["escaped", "line_of", "read"]
 
 _ESCAPES = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r"}
 _MEANT = {escape: byte for byte, escape in _ESCAPES.items()}
-_GNU = re.compile(rb"([0-9a-fA-F]+) [ *]([^\n]+)", re.DOTALL)
+_GNU = re.compile(rb"([0-9a-fA-F]+) [ *]?([^\n]+)", re.DOTALL)
 _BSD = re.compile(rb"([A-Za-z0-9-]+) ?\((.+)\) ?= ?([0-9a-fA-F]+)", re.DOTALL)
 _ESCAPED = re.compile(rb"(?:[^\\]|\\[\\nr])*", re.DOTALL)
 
@@ -32,12 +32,12 @@ def line_of(value: str, name: bytes) -> bytes:
 
 
 def read(text: bytes, algorithm: str) -> tuple[list[tuple[str, str]], list[int]]:
-    """Names and hashes, and the numbers of lines that are neither empty nor any of these."""
+    """Names and hashes, and the numbers of lines that are none of these, nor empty, nor a `# comment`."""
     entries: list[tuple[str, str]] = []
     bad: list[int] = []
     for number, line in enumerate(text.split(b"\n"), 1):
-        line = line.removesuffix(b"\r")
-        if not line:
+        line = line.removesuffix(b"\r").lstrip(b" \t")
+        if not line or line.startswith(b"#"):
             continue
         entry = _entry(line, algorithm)
         if entry is None:
@@ -55,7 +55,7 @@ def _entry(line: bytes, algorithm: str) -> tuple[str, str] | None:
         name, value = bsd[2], bsd[3]
     else:
         return None
-    if len(value) != 2 * hashlib.new(algorithm).digest_size:
+    if len(value) != 2 * hashlib.new(algorithm).digest_size or b"\0" in name:
         return None
     if rest != line:
         if not _ESCAPED.fullmatch(name):

@@ -11,6 +11,8 @@ from typing import Any
 
 import aioring
 
+from ..console import FILLED
+
 __all__ = ["STDIN", "pieces", "size_of"]
 
 STDIN = "-"
@@ -19,6 +21,8 @@ _PIECE = 1 << 20
 
 def size_of(path: Any) -> int | None:
     """None where it has none to speak of: a pipe, a terminal, a file of /proc. Raises `OSError`."""
+    if path == STDIN and 0 in FILLED:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), path)
     status = os.fstat(0) if path == STDIN else os.stat(path)
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -27,12 +31,13 @@ def size_of(path: Any) -> int | None:
 
 async def pieces(path: Any, direct: bool) -> AsyncGenerator[Any]:
     """A read stream of what can seek; else one piece after the other. What is given is good until the next one."""
+    size = size_of(path)
     if path == STDIN:
         async with aclosing(_standard_input()) as given:
             async for piece in given:
                 yield piece
         return
-    if size_of(path) is None:
+    if size is None:
         async with aclosing(aioring.stream(path, _PIECE)) as chunks:
             async for chunk in chunks:
                 yield chunk

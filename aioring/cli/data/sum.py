@@ -7,16 +7,19 @@ import asyncio
 import hashlib
 import os
 import stat
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from itertools import islice
 from typing import Any
 
 import aioring
 
 from ..console import printable
-from ..progress import WRONG, Trouble, bar, need_output, put
+from ..progress import WRONG, Trouble, bar
 from . import listing
-from .reading import pieces, size_of
+from .output import Lines, Unwritable
+from .reading import STDIN, pieces, size_of
 
 __all__ = ["add_to", "run"]
 
@@ -50,20 +53,29 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    need_output()
-    trouble = Trouble(arguments)
-    asyncio.run(_check(arguments, trouble) if arguments.check else _print(arguments, trouble))
+    asyncio.run(_all(arguments, Trouble(arguments)))
 
 
-async def _print(arguments: argparse.Namespace, trouble: Trouble) -> None:
+async def _all(arguments: argparse.Namespace, trouble: Trouble) -> None:
+    lines = Lines()
+    try:
+        await (_check if arguments.check else _print)(arguments, trouble, lines)
+        await lines.flush()
+    except Unwritable as unwritable:
+        raise unwritable.error from None  # the command line says what that means: nobody may be reading
+    finally:
+        lines.leave()
+
+
+async def _print(arguments: argparse.Namespace, trouble: Trouble, lines: Lines) -> None:
     names = list(_names(arguments.file, arguments.recursive, trouble))
-    async with aclosing(_hashed(names, arguments, trouble)) as found:
+    async with aclosing(_hashed(names, arguments, trouble, lines)) as found:
         async for name, value in found:
             if value is not None:
-                put(listing.line_of(value, os.fsencode(name)))
+                await lines.put(listing.line_of(value, os.fsencode(name)))
 
 
-async def _check(arguments: argparse.Namespace, trouble: Trouble) -> None:
+async def _check(arguments: argparse.Namespace, trouble: Trouble, lines: Lines) -> None:
     wanted: list[tuple[str, str]] = []
     for name in arguments.file:
         try:
@@ -78,14 +90,14 @@ async def _check(arguments: argparse.Namespace, trouble: Trouble) -> None:
         elif bad:
             trouble.warn(f"{printable(name)}: {len(bad)} lines are no hash and a name, the first of them line {bad[0]}")
     wrong = 0
-    async with aclosing(_hashed([name for name, _ in wanted], arguments, trouble)) as found:
+    async with aclosing(_hashed([name for name, _ in wanted], arguments, trouble, lines)) as found:
         for _, expected in wanted:
             name, seen = await anext(found)
             right = seen == expected
             wrong += not right and seen is not None
             if not right or not arguments.quiet:
                 said = "OK" if right else "FAILED" if seen is not None else "FAILED to be read"
-                put(listing.escaped(os.fsencode(name))[1] + f": {said}".encode())
+                await lines.put(b"".join(listing.escaped(os.fsencode(name))) + f": {said}".encode())
     if wrong:
         trouble.with_one(ValueError(f"{wrong} of {len(wanted)} files are not what they were"))
 
@@ -109,28 +121,35 @@ def _names(given: list[str], recursive: bool, trouble: Trouble) -> Iterator[str]
 
 
 async def _hashed(
-    names: list[str], arguments: argparse.Namespace, trouble: Trouble
+    names: list[str], arguments: argparse.Namespace, trouble: Trouble, lines: Lines
 ) -> AsyncGenerator[tuple[str, str | None]]:
     """Each name and its hash, in order; None where it could not be read, which has been said."""
-    gate = asyncio.Semaphore(_AT_ONCE)
+    gate, input_gate = asyncio.Semaphore(_AT_ONCE), asyncio.Lock()
     told = _Told(names)
     with bar(told.title, not arguments.quiet) as shown:
 
         async def one(name: str) -> str | None:
-            async with gate:
+            async with (
+                gate,
+                input_gate if name == STDIN else nullcontext(),
+            ):  # the first has all of it, the others the rest
                 try:
                     return await _hash(name, arguments, lambda n: shown(*told.more(n)))
                 except WRONG as error:
                     trouble.with_one(error, name)
                     return None
 
-        tasks: list[asyncio.Task[str | None]] = []
+        tasks: deque[asyncio.Task[str | None]] = deque()
         try:
             left = iter(names)
-            for at, name in enumerate(names):
-                while len(tasks) < min(at + 4 * _AT_ONCE, len(names)):  # no more tasks than have something to do soon
-                    tasks.append(asyncio.create_task(one(next(left))))
-                yield name, await tasks[at]
+            for name in names:
+                for following in islice(left, 4 * _AT_ONCE - len(tasks)):  # no more than have something to do soon
+                    tasks.append(asyncio.create_task(one(following)))
+                if not tasks[0].done():
+                    await lines.flush()  # what is known is said
+                value = await tasks[0]
+                tasks.popleft()
+                yield name, value
         finally:
             for task in tasks:
                 task.cancel()
@@ -146,7 +165,7 @@ class _Told:
         for name in names:
             try:
                 self._total += size_of(name) or 0
-            except OSError:
+            except (OSError, ValueError):
                 continue
 
     def more(self, n: int) -> tuple[int, int | None]:

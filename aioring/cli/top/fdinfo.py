@@ -86,6 +86,8 @@ def _links(pid: int) -> dict[int, str]:
         if isinstance(error, PermissionError) and not _is_zombie(pid):
             raise
         raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from None
+    if not names and _is_zombie(pid):  # as root sees one
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid))
     for name in names:
         try:
             found[int(name)] = os.readlink(f"{folder}/{name}")
