@@ -45,16 +45,22 @@ class Observing(Data):
         of tasks and files are looked up now and cost the I/O nothing. What was served in place was never in flight. A ring
         that is not started, or closed, has none.
         """
-        return self._oldest(None)[0]
+        return self._oldest(self._handles())[0]
 
-    def _oldest(self, most: int | None, until: float | None = None) -> tuple[list[InFlight], int]:
+    def _handles(self) -> list[Handle]:
+        """Of what was asked for and is not over."""
+        engine = self._started
+        return [] if engine is None or engine.ended else _handles(engine)
+
+    def _oldest(
+        self, handles: list[Handle], most: int | None = None, until: float | None = None
+    ) -> tuple[list[InFlight], int]:
         """So many records (None: all), of what was asked for by then, and how many there are of any time."""
         engine = self._started
         if engine is None or engine.ended:
             return [], 0
         ring, now = self._label, perf_counter()
         results = dict(copied(lambda: engine.completed))
-        handles = _handles(engine)
         total = len(handles)
         if until is not None:
             handles = [handle for handle in handles if 0 < handle.since <= until]
@@ -131,11 +137,10 @@ def _snapshot(most: int) -> Told:
         for ring in here
         if not ring.closed
     ]
-    asked = [
-        handle.since for ring in here if (engine := ring._started) and not engine.ended for handle in _handles(engine)
-    ]
+    handles = [ring._handles() for ring in here]
+    asked = [handle.since for some in handles for handle in some if handle.since]
     until = nsmallest(most, asked)[-1] if len(asked) > most else None
-    seen = [ring._oldest(most, until) for ring in here]
+    seen = [ring._oldest(some, most, until) for ring, some in zip(here, handles, strict=True)]
     found = sorted((record for records, _ in seen for record in records), key=lambda record: -record.age)
     return told[:most], [asdict(record) for record in found[:most]], sum(total for _, total in seen)
 

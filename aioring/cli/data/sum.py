@@ -129,10 +129,8 @@ async def _hashed(
     with bar(told.title, not arguments.quiet) as shown:
 
         async def one(name: str) -> str | None:
-            async with (
-                gate,
-                input_gate if name == STDIN else nullcontext(),
-            ):  # the first has all of it, the others the rest
+            # Of standard input the first has all, and whoever comes behind it the rest.
+            async with gate, input_gate if name == STDIN else nullcontext():
                 try:
                     return await _hash(name, arguments, lambda n: shown(*told.more(n)))
                 except WRONG as error:
