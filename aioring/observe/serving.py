@@ -257,8 +257,7 @@ def on_demand() -> None:
     """A ring has started: the first of the process, if the environment says so. That it cannot be watched is no reason for
     it to fail."""
     global _asked
-    path = asked_for()
-    if path is None or _asked:
+    if _asked or (path := asked_for()) is None:
         return
     _asked = True
     try:

@@ -107,13 +107,13 @@ def _look_at(path: str, read: str) -> None:
     """Before a minute is spent on what cannot be written."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
-        fail(f"{printable(path)}: there is no such folder")
+        fail(f"{path}: there is no such folder")
     if os.path.realpath(folder).startswith(("/dev", "/proc", "/sys")):
-        fail(f"{printable(path)}: the page is not written there")
+        fail(f"{path}: the page is not written there")
     if os.path.exists(path) and (not os.path.isfile(path) or os.path.samefile(path, read)):
-        fail(f"{printable(path)}: the page is not written over {'what is read' if os.path.isfile(path) else 'this'}")
+        fail(f"{path}: the page is not written over {'what is read' if os.path.isfile(path) else 'this'}")
     if not os.access(folder, os.W_OK):
-        fail(f"{printable(path)}: nothing can be written in that folder")
+        fail(f"{path}: nothing can be written in that folder")
 
 
 def _write(path: str, text: str) -> None:
@@ -176,7 +176,8 @@ def _show(facts: list[tuple[str, str]], said: list[str], results: Results, metho
     for name, value in facts:
         say(f"{name}: {value}")
     print()
-    exact = console() is None or console().width >= 120
+    here = console()
+    exact = here is None or here.width >= 120
     head, *rows = _table(results, exact)
     keep = {ours(method): 9, THREADS: 7, SYNC: 6, AIOFILES: 5}
     columns = [Shown(title, keep=keep.get(name, 4)) for title, name in zip(head[1:], results.ways, strict=True)]

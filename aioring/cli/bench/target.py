@@ -13,7 +13,7 @@ from typing import Self
 import aioring
 
 from ...kernel.residency import Residency
-from ..console import fail, printable, reason_of
+from ..console import fail, reason_of
 from ..doctor import place
 
 __all__ = ["BLOCK", "Target"]
@@ -44,9 +44,7 @@ class Target:
             self.whole = _size(self._fd)
             self.size = min(self.whole, size)
             if self.size < _LEAST:
-                fail(
-                    f"{printable(path)}: give a regular file of at least {_LEAST >> 20} MiB, or a folder to make one in"
-                )
+                fail(f"{path}: give a regular file of at least {_LEAST >> 20} MiB, or a folder to make one in")
             self.blocks = self.size // BLOCK
             self.looked = place.look(path)
             kind = "" if stat.S_ISBLK(os.fstat(self._fd).st_mode) else self.looked.get("file_system")
@@ -112,9 +110,9 @@ class Target:
 
 def _said(path: str, error: OSError, size: int) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"{printable(path)}: no space for a file of {size >> 20} MiB: say a smaller --size, or give a file"
+        return f"{path}: no space for a file of {size >> 20} MiB: say a smaller --size, or give a file"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM) and os.path.isdir(path):
-        return f"{printable(path)}: {error.strerror}: no file can be made here to be read: give one that is there"
+        return f"{path}: {error.strerror}: no file can be made here to be read: give one that is there"
     return reason_of(OSError(error.errno, error.strerror, path))
 
 

@@ -97,9 +97,7 @@ def _beside_sync(results: Results, method: str, memory: str) -> Iterator[str]:
 
 def _span(found: dict[Column, float]) -> str:
     low, high = min(found.values()), max(found.values())
-    if low >= 100:
-        return f"{_times(low)} times"
-    if f"{low:.1f}" == f"{high:.1f}":
+    if low >= 100 or f"{low:.1f}" == f"{high:.1f}":
         return f"{_times(low)} times"
     return f"{_times(low)} to {_times(high)} times"
 

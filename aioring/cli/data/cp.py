@@ -53,7 +53,7 @@ def add_to(commands: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> None:
     into = os.path.isdir(arguments.target)
     if len(arguments.source) > 1 and not into:
-        fail(f"{printable(arguments.target)}: more than one source needs a folder that is there")
+        fail(f"{arguments.target}: more than one source needs a folder that is there")
     if arguments.reflink == "always" and (arguments.direct or not arguments.sparse):
         fail("--reflink=always shares blocks, holes among them: it goes with neither --direct nor --no-sparse")
     trouble = Trouble(arguments)
@@ -69,7 +69,7 @@ async def _all(arguments: argparse.Namespace, into: bool, trouble: Trouble) -> N
             target = os.path.join(target, os.path.basename(os.path.abspath(source)))
         try:
             if target in made:
-                raise ValueError(f"{printable(target)} has just been made of another one: it is not replaced")
+                raise ValueError(f"{target} has just been made of another one: it is not replaced")
             made.add(target)
             size += await _one(arguments, source, target)
         except WRONG as error:

@@ -19,7 +19,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from typing import Any
 
-from ..console import console, cut, fail, number, plain, printable, table, whole
+from ..console import console, cut, fail, number, plain, table, whole
 from .view import Part, heading, parts
 from .watched import Process, Sample
 
@@ -93,7 +93,7 @@ def _demo() -> Iterator[int]:
     try:
         if not demo.stdout.readline():  # it says so when there is something to see
             said = demo.stderr.read().decode(errors="replace").strip().splitlines()
-            fail(f"the demo has not begun: {printable(said[-1]) if said else f'status {demo.wait()}'}")
+            fail(f"the demo has not begun: {said[-1] if said else f'status {demo.wait()}'}")
         yield demo.pid
     finally:
         with suppress(OSError):
