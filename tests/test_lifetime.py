@@ -1018,52 +1018,32 @@ def test_rings_opened_and_closed_leave_fds_and_maps_constant(method: str, n: int
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker", "scripted"])
 def test_keyboard_interrupt_anywhere_inside_loses_nothing(method: str, tmp_path: Path) -> None:
-    """Struck 1,200 times inside aioring, and resumed: every operation gives what it should or was interrupted.
-
-    Only in aioring's own code: asyncio itself loses callbacks to a KeyboardInterrupt in `call_soon` or between two.
-    """
+    """Struck 1,200 times inside aioring, and resumed: every operation gives what it should or was interrupted."""
     out = child(KEYBOARD_INTERRUPT, tmp_path, method, 1200, flags=("-W", "ignore"), timeout=55, quiet=False)
     assert "fine" in out
 
 
 KEYBOARD_INTERRUPT = r"""
-import faulthandler, traceback
 from aioring.handle import Handle
 from aioring.operations import READ_SCATTERED
 from aioring.testing import Scripted
-faulthandler.dump_traceback_later(50, exit=True)
+from tests.strikes import Strikes
 folder, method, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3])
-inside = os.path.dirname(aioring.__file__)
 whole = b"".join(i.to_bytes(4, "little") for i in range(65536))
-strikes = done = lost = 0
-moved = time.monotonic()
-where = {}
-chance = random.Random(1)
-
-def struck(number, frame):
-    global strikes
-    code, at = frame.f_code, frame
-    while at is not None and at.f_code.co_name != "__del__":  # there an exception goes nowhere
-        at = at.f_back
-    # At its very entry a callback is as lost as between two callbacks: asyncio has taken it off its list.
-    entry = frame.f_lineno == code.co_firstlineno and "asyncio" in frame.f_back.f_code.co_filename.split(os.sep)
-    if code.co_filename.startswith(inside) and at is None and not entry:
-        strikes += 1
-        key = code.co_filename[len(inside) + 1:], code.co_name, frame.f_lineno
-        where[key] = where.get(key, 0) + 1
-        raise KeyboardInterrupt
-    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 6e-5) if strikes % 2 else chance.uniform(1e-4, 1e-3))
-
-signal.signal(signal.SIGALRM, struck)
+done = lost = 0
 loop = asyncio.new_event_loop()
 before = has()
 ring = Ring(method=Scripted(3) if method == "scripted" else method, depth=16, page_cache_first=False)
 loop.run_until_complete(ring.start())
 engine = ring._started
-opens = set()
+
+def state():
+    return done, "done,", engine.live, engine.staged, engine.completed, engine.backlog, "flush soon", engine._flush_soon
+
+strikes = Strikes(loop, wanted, state)
 
 async def work(i):
-    global done, lost, moved
+    global done, lost
     mine = random.Random(i)
     path = f"{folder}/{i % 8}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
@@ -1071,7 +1051,7 @@ async def work(i):
         os.pwrite(fd, whole, 0)
     direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
     try:
-        while strikes < wanted:
+        while not strikes.over:
             at, n = mine.randrange(200_000), mine.randrange(1, 60_000)
             kind = mine.randrange(7 if method == "io_uring" else 6)
             if kind == 0:
@@ -1105,54 +1085,12 @@ async def work(i):
                 finally:
                     os.close(new)
             done += 1
-            moved = time.monotonic()
+            strikes.progress()
     finally:
         os.close(fd)
         os.close(direct)
 
-tasks, n, broken = set(), 0, []
-def over(task):
-    tasks.discard(task)
-    if not task.cancelled() and task.exception() and not isinstance(task.exception(), KeyboardInterrupt):
-        broken.append(task.exception())
-    if not wake.done():
-        wake.set_result(None)
-
-def idle():
-    signal.signal(signal.SIGALRM, lambda *_: None)
-    print("hangs:", strikes, "strikes,", done, "done,", engine.live, engine.staged, engine.completed, engine.backlog,
-          "flush soon", engine._flush_soon, "last struck at", last, flush=True)
-    os._exit(3)
-
-def resume(future):
-    while True:
-        try:
-            return loop.run_until_complete(future)
-        except RuntimeError as error:
-            if "before Future completed" not in str(error):  # asyncio: the stop of the turn that was struck
-                raise
-
-last = None
-while (strikes < wanted or tasks) and not broken:
-    wake = loop.create_future()
-    while strikes < wanted and len(tasks) < 8:
-        n += 1
-        task = loop.create_task(work(n))
-        tasks.add(task)
-        task.add_done_callback(over)
-    timer = loop.call_later(2, lambda: idle() if time.monotonic() - moved > 2 else wake.done() or wake.set_result(None))
-    try:
-        if strikes < wanted:
-            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 1e-3))
-        resume(wake)
-    except KeyboardInterrupt as error:
-        last = [f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)][-4:]
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        timer.cancel()
-signal.signal(signal.SIGALRM, lambda *_: None)
-if broken:
-    raise broken[0]  # with its traceback
+strikes.run(work)
 
 async def drained():
     until = time.monotonic() + 5
@@ -1168,12 +1106,11 @@ async def drained():
         os._exit(4)
     assert not engine.held and not engine.closing and not engine.backlog, (engine.held, engine.closing)
     await ring.aclose(timeout=5)
-resume(loop.create_task(drained()))
+strikes.resume(loop.create_task(drained()))
 loop.close()
-task = None
 gc.collect()
 left = {n: t for n, t in has()[0].items() if n not in before[0]}
 # Struck between its result and its return an open loses its fd, as os.open does; no other fd may be left.
 assert len(left) <= lost and all(t.startswith(folder) for t in left.values()), (lost, left)
-print("fine:", strikes, "strikes at", len(where), "places,", done, "operations done,", n, "tasks")
+print("fine:", strikes.struck, "strikes at", len(strikes.where), "places,", done, "done,", strikes.tasks, "tasks")
 """

@@ -118,21 +118,23 @@ class Budget:
         self._scheduled = True
 
     def _refill(self) -> None:
-        self._scheduled = False
-        if self._closed:
-            return
-        parked, unused = self._parked, self.left + self._reserve
-        self._at_once = min(self._at_once * 2, SIZE) if unused > SIZE // 2 else max(self._at_once // 2, _FEW)
-        woken = 0
         try:
-            while parked and woken < self._at_once:
-                if not parked[0].gone:
-                    woken += 1
-                    self._wake(parked[0])
-                parked.popleft()
+            self._scheduled = False
+            if not self._closed:
+                self._fill()
         except BaseException:
             self._schedule()  # struck by KeyboardInterrupt: the next tick goes on
             raise
+
+    def _fill(self) -> None:
+        parked, unused = self._parked, self.left + self._reserve
+        self._at_once = min(self._at_once * 2, SIZE) if unused > SIZE // 2 else max(self._at_once // 2, _FEW)
+        woken = 0
+        while parked and woken < self._at_once:
+            if not parked[0].gone:
+                woken += 1
+                self._wake(parked[0])
+            parked.popleft()
         if woken:
             # Each has the unit that it parked for; the rest is shared out as they come.
             self.left, self._reserve, self._share = 0, SIZE - woken, SIZE // woken

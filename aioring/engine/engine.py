@@ -155,11 +155,11 @@ class Engine(Cancelling):
             self._wait_for_a_slot(handle)
         else:
             handle.served_by = self.method.name
+            if not self._flush_soon:
+                self._flush_at_the_end_of_the_tick()  # first: what is staged is not to wait for anybody else's
             # Stores, then a call: KeyboardInterrupt cannot come between them.
             handle.state = STAGED
             staged.append(handle)
-            if not self._flush_soon:
-                self._flush_at_the_end_of_the_tick()
             handle.since = self.counters.moment  # count
 
     def _wait_for_a_slot(self, what: Handle | Chain) -> None:
@@ -197,6 +197,7 @@ class Engine(Cancelling):
         """Stage a chain's next round, whole: a flush never splits it."""
         if chain.staged:
             return  # KeyboardInterrupt struck after this was done
+        self._flush_at_the_end_of_the_tick()  # first, as in `begin`
         links = chain.stage_round()
         for link in links:
             self._prepare(link)
@@ -205,7 +206,6 @@ class Engine(Cancelling):
         # A store, then a call: KeyboardInterrupt cannot come between them.
         chain.staged = True
         line.extend(links)
-        self._flush_at_the_end_of_the_tick()
 
     def next_round(self, chain: Chain) -> None:
         """A later round needs slots like any other, and is the first to get them."""
@@ -232,12 +232,12 @@ class Engine(Cancelling):
         handle.before, handle.outcome = handle.done, None
 
     def _stage(self, handle: Handle) -> None:
+        self._flush_at_the_end_of_the_tick()  # first, as in `begin`
         self._prepare(handle)
         line = self.staged if handle.served_by == self.method.name else self.for_workers
         # Stores, then a call: KeyboardInterrupt cannot come between them.
         handle.token, handle.state = 0, STAGED
         line.append(handle)
-        self._flush_at_the_end_of_the_tick()
         handle.since = handle.since or self.counters.moment
 
     def _flush_at_the_end_of_the_tick(self) -> None:

@@ -33,25 +33,27 @@ class _Folder:
     def join(self, ring: Ring) -> Outcome[bool]:
         if self.running is None:
             batch: Outcome[bool] = Outcome(self.loop, _WHAT)
+            self.begin(ring, batch)
             self.running = batch
-            self.begin(ring)
         else:
             if self.next is None:
                 self.next = Outcome(self.loop, _WHAT)
             batch = self.next
         return batch
 
-    def begin(self, ring: Ring) -> None:
-        self.loop.spawn(partial(_sync, ring, self.path), partial(self.ended, ring))
+    def begin(self, ring: Ring, batch: Outcome[bool]) -> None:
+        self.loop.spawn(partial(_sync, ring, self.path), partial(self.ended, ring, batch))
 
-    def ended(self, ring: Ring, value: bool | None, error: BaseException | None) -> None:
-        batch, self.running, self.next = self.running, self.next, None
-        assert batch is not None
+    def ended(self, ring: Ring, batch: Outcome[bool], value: bool | None, error: BaseException | None) -> None:
+        """Harmless when done twice."""
         batch.set(value, error)
-        if self.running is not None:
-            self.begin(ring)
-        else:
+        if self.running is not batch:
+            return
+        if self.next is None:
             _folders.get(ring, {}).pop(self.path, None)
+        else:
+            self.begin(ring, self.next)
+        self.running, self.next = self.next, None
 
 
 _folders: WeakKeyDictionary[Ring, dict[str, _Folder]] = WeakKeyDictionary()

@@ -105,13 +105,14 @@ class _Reading:
         return True
 
     def fetched(self, path: Any, error: BaseException | None) -> None:
-        if self.source is None:
-            return  # nobody wants it any more
-        self.fetching = None
-        if error is not None or path is _END:
-            self.source, self.failed = None, error
-        else:
-            self.next.append(path)
+        if (
+            self.fetching is not None and self.source is not None
+        ):  # else nobody wants it any more, or it was told before
+            self.fetching = None
+            if error is not None or path is _END:
+                self.source, self.failed = None, error
+            else:
+                self.next.append(path)
         self.wake()
 
     def begin(self) -> None:
@@ -135,17 +136,19 @@ class _Reading:
         )
 
     def over(self, one: _One, value: bytes | None, error: BaseException | None) -> None:
-        if self.running.pop(one, self) is not self:
+        if one in self.running:
             self.settle(one, value, error)
-            self.wake()
+            del self.running[one]
+        self.wake()
 
     def settle(self, one: _One, value: bytes | None, error: BaseException | None) -> None:
-        one.value, one.error, one.over = value, error, True
         size = len(value) if value is not None else 0
-        self.held += size - one.held
-        one.held = size
-        if not self.ordered:
-            self.line.append(one)
+        if not one.over:
+            one.value, one.error, one.over = value, error, True
+            self.held += size - one.held
+            one.held = size
+            if not self.ordered:
+                self.line.append(one)
         self.grant()
 
     def take(self) -> _One | None:

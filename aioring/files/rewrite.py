@@ -11,7 +11,8 @@
   (`sectors.py`) keeps everybody of this ring away from there meanwhile, from the first part to the cut; a kill or a power
   cut in between leaves up to a sector of zeros at the end.
 * The steps are told by completions, not by a task: once the data is on its way they are taken to the end, whoever is
-  cancelled. Each step can be taken twice, and stores before it asks: KeyboardInterrupt may strike between any two of them.
+  cancelled. A step says what is to be asked and which is the next; struck by KeyboardInterrupt before both are stored, it
+  is taken again.
 
 Kernel memory: `memory` (the pool's), or the caller's where it lies well, is held by the handle's view, and so by the
 engine's `live`, until its completion (invariant 1). A handle whose ring had to end before it (`shut`) keeps its view for
@@ -43,6 +44,9 @@ __all__ = ["Rewrite"]
 
 _MOST = 8 << 20  # bytes that are copied for one part
 
+# What is next (None: all is done), once the completion of what is to be asked has come, if there is anything.
+Step = tuple["Callable[[], Step] | None", "Handle | None"]
+
 
 class Rewrite(Flight):
     """See the module. `offset` of None: at the end of the file, wherever that is when its turn comes."""
@@ -73,7 +77,7 @@ class Rewrite(Flight):
         self._uncut = self._on_its_way = False  # it is too long; the data is
         # Bytes. Where all of it begins; where this part ends; how much of all has been written; how long the file is.
         self._start = self._end = self._low = self._high = self._written = self._size = 0
-        self._step: Callable[[], Handle | None] = self._ask_size
+        self._step: Callable[[], Step] = self._ask_size
 
     async def done(self) -> int:
         """How much has been written: all of it, or as much as there was room for."""
@@ -99,9 +103,10 @@ class Rewrite(Flight):
     def take_back(self) -> None:
         if self._on_its_way and self._step != self._after_write:
             return  # the last step makes the file as long as it should be
-        claim, self._error = self._claim, os_error(errno.ECANCELED)
-        if claim is not None and not claim.held:
-            self._finish()
+        claim, handle, self._error = self._claim, self.handle, os_error(errno.ECANCELED)
+        waits = claim is not None and not claim.held
+        if waits or handle is None or (handle.state == COMPLETE and self.engine.live.get(handle.token) is not handle):
+            self._finish()  # nothing is under way
         else:
             super().take_back()
 
@@ -124,35 +129,49 @@ class Rewrite(Flight):
 
     def _go(self) -> None:
         try:
-            while not self.over:
-                if self._error is not None and not self._on_its_way:
-                    self._finish()
-                    return
-                handle = self._step()
+            while not self.over and (self._error is None or self._on_its_way):
+                following, handle = self._step()
+                if following is None:
+                    break
+                # Stores: struck by KeyboardInterrupt before them, it is taken again; behind them, the handle is asked.
+                self._step = following
                 if handle is not None:
+                    before, self.handle = self.handle, handle
+                    self._on_its_way = self._on_its_way or handle.operation is WRITE
                     self._ask(handle)
+                    if before is not None:
+                        before.on_done = before.view = None
                     return
                 if self._claim is not None and not self._claim.held:
                     return
+            self._finish()
         except Exception as error:
             self._error = self._error or error.with_traceback(None)
             self._finish()
+        except BaseException:
+            self.engine.loop.call_soon(self._go_on)
+            raise
+
+    def _go_on(self) -> None:
+        """After KeyboardInterrupt, whatever was under way around us when it struck."""
+        handle = self.handle
+        if self.over or handle is None or handle.state == COMPLETE:
+            self._go()
+        elif handle.state == DEFINED:
+            self._ask(handle)
 
     def _closed(self, what: str) -> RingClosedError:
         return RingClosedError(f"the ring was closed before this was done (aioring: {what} of fd {self._fd})")
 
     def _ask(self, handle: Handle) -> None:
-        engine, before = self.engine, self.handle
+        engine = self.engine
         if not engine.open:
             self._error = self._closed(handle.operation.name)
             self._finish()
             return
         handle.on_done = self._arrived
-        self.handle = handle
         engine.vouch(self._fd, self, handle)
         engine.ask(handle)
-        if before is not None and before is not handle:
-            before.on_done = before.view = None
 
     def _result(self) -> Any:
         """What the last step's handle brought."""
@@ -161,21 +180,18 @@ class Rewrite(Flight):
         assert handle.state == COMPLETE
         return self.engine.take(handle)
 
-    def _ask_size(self) -> Handle | None:
+    def _ask_size(self) -> Step:
         status = at_once.stat_of_fd(self._fd)
-        self._step = self._after_size
         if status is None:
-            return define.stat(self._fd, None, True)
+            return self._after_size, define.stat(self._fd, None, True)
         self._size = size_of(self._fd, status)
-        self._step = self._claim_it
-        return None
+        return self._claim_it, None
 
-    def _after_size(self) -> Handle | None:
+    def _after_size(self) -> Step:
         self._size = size_of(self._fd, self._result())
-        self._step = self._claim_it
-        return None
+        return self._claim_it, None
 
-    def _claim_it(self) -> Handle | None:
+    def _claim_it(self) -> Step:
         """Claim what has to be written, as the file is now; where that turns out to be something else, anew."""
         io = self._io
         start = self._size if self._offset is None else self._offset
@@ -185,17 +201,13 @@ class Rewrite(Flight):
         claim = self._claim
         if claim is not None and claim.held and claim.covers(low, until) and (claim.kind == GROWS or not grows):
             self._start = start
-            self._step = self._next_part
-            return None
+            return self._next_part, None
         if claim is not None:
             io.sectors.release(claim)
         self._claim = claim = Claim(GROWS if grows else WRITES, low, until, self._told)
-        self._step = self._ask_size
-        if io.sectors.claim(claim):
-            self._step = self._claim_it
-        return None
+        return self._claim_it if io.sectors.claim(claim) else self._ask_size, None
 
-    def _next_part(self) -> Handle | None:
+    def _next_part(self) -> Step:
         sector, start, n = self._io.sector, self._start + self._written, len(self._data) - self._written
         low = start - start % sector
         lies_well = not (self._address + self._written) % sector
@@ -209,28 +221,27 @@ class Rewrite(Flight):
         self._low, self._high = widened(start, self._end, sector)
         if lies_well:
             self._view = memoryview(self._data)[self._written : self._written + n]
-            self._step = self._ask_write
-        else:
-            self._room_for(self._high - low)
-            self._step = self._ask_head
-        return None
+            return self._ask_write, None
+        self._room_for(self._high - low)
+        return self._ask_head, None
 
     def _room_for(self, n: int) -> None:
         memory = self._memory
         if memory is None or memory.size < n:
+            self._memory = None  # before it is given: nobody is to give it twice
             if memory is not None:
                 self._io.ring._memory_pool().give(memory)
             self._memory = memory = self._io.ring._memory_pool().take(n)
         self._view = memory.view(n)
 
-    def _ask_head(self) -> Handle | None:
+    def _ask_head(self) -> Step:
         sector, low, n = self._io.sector, self._low, self._high - self._low
         start = self._start + self._written
         for at in {0, n - sector}:
             if start > low + at or self._end < low + at + sector:
                 self._view[at : at + sector] = bytes(sector)  # the memory has been used before
-        self._step = self._ask_tail
-        return self._sector(0) if start > low or (n == sector and self._end < self._high) else None
+        reads = start > low or (n == sector and self._end < self._high)
+        return self._ask_tail, self._sector(0) if reads else None
 
     def _sector(self, at: int) -> Handle | None:
         """Read a sector at one of the ends, if there is one."""
@@ -248,11 +259,10 @@ class Rewrite(Flight):
         handle.view = self._view[at : at + sector]
         return handle
 
-    def _ask_tail(self) -> Handle | None:
+    def _ask_tail(self) -> Step:
         self._check()
         n, sector = self._high - self._low, self._io.sector
-        self._step = self._fill
-        return self._sector(n - sector) if self._end < self._high and n > sector else None
+        return self._fill, self._sector(n - sector) if self._end < self._high and n > sector else None
 
     def _check(self) -> None:
         """A sector has been read, perhaps. (Beyond the file's end the kernel may have left anything.)"""
@@ -262,21 +272,19 @@ class Rewrite(Flight):
             view: Any = handle.view
             view[done:] = bytes(len(view) - done)
 
-    def _fill(self) -> Handle | None:
+    def _fill(self) -> Step:
         self._check()
         start = self._start + self._written
         n = self._end - start
         self._view[start - self._low : self._end - self._low] = self._data[self._written : self._written + n]
-        self._step = self._ask_write
-        return None
+        return self._ask_write, None
 
-    def _ask_write(self) -> Handle | None:
+    def _ask_write(self) -> Step:
         handle = Handle(WRITE, self._fd, self._low, self._high - self._low)
         handle.view = self._view
-        self._step, self._on_its_way = self._after_write, True
-        return handle
+        return self._after_write, handle
 
-    def _after_write(self) -> Handle | None:
+    def _after_write(self) -> Step:
         """How much of it is there; and should the file end where it ends now?"""
         handle, fd = self.handle, self._fd
         assert handle is not None
@@ -293,17 +301,14 @@ class Rewrite(Flight):
         if self.raw.regular and until > self._size and not handle.shut:
             status = at_once.stat_of_fd(fd)
             if status is None or status.st_size == until:  # (longer: somebody else has written behind it)
-                self._step = self._after_cut
                 if self.engine.open:
-                    return define.truncate(fd, self._size)
+                    return self._after_cut, define.truncate(fd, self._size)
                 os.ftruncate(fd, self._size)
         if self._error is None and self._start + written == self._end and written < len(self._data):
-            self._step = self._next_part
-        else:
-            self._finish()
-        return None
+            return self._next_part, None
+        return None, None
 
-    def _after_cut(self) -> Handle | None:
+    def _after_cut(self) -> Step:
         handle = self.handle
         assert handle is not None
         if handle.res < 0 and not handle.shut:
@@ -311,28 +316,29 @@ class Rewrite(Flight):
                 os.ftruncate(self._fd, self._size)  # the ring's end has cancelled it; or else it is tried once more
             except OSError as error:
                 self._error, self._uncut = error.with_traceback(None), True
-        self._finish()
-        return None
+        return None, None
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
         """Harmless when done twice."""
-        if self.over:
-            return
-        self.over = True
         raw, n, handle = self.raw, self._written, self.handle
+        if n and self._moves and not self.over:
+            raw.position = self._start + n
+        self.over = True
         try:
             self._view = None
             memory, self._memory = self._memory, None
             if handle is not None and not handle.shut:
-                handle.on_done = handle.view = None  # they would hold each other
+                handle.view = None
             if memory is not None:
                 self._io.ring._memory_pool().give(memory)
-            if n and self._moves:
-                raw.position = self._start + n
             self.land(n)
         finally:
-            self.engine.release(self._fd, self)
-            if self._claim is not None:
-                self._io.sectors.release(self._claim)
+            try:
+                self.engine.release(self._fd, self)
+            finally:
+                if self._claim is not None:
+                    self._io.sectors.release(self._claim)
+        if handle is not None and not handle.shut:
+            handle.on_done = None  # they would hold each other. Last: struck before, all this is done again

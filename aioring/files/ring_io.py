@@ -43,7 +43,8 @@ class Flight:
     __slots__ = ("engine", "gone", "handle", "landed", "over", "raw", "waiter")
 
     def __init__(self, raw: Raw, engine: Engine, landed: Callable[[int], None]) -> None:
-        self.raw, self.engine, self.landed = raw, engine, landed
+        self.raw, self.engine = raw, engine
+        self.landed: Callable[[int], None] | None = landed
         self.handle: Handle | None = None  # what the method carries out for it
         self.waiter: Any = None
         self.gone = False  # its caller is
@@ -70,15 +71,17 @@ class Flight:
             self.engine.cancel(self.handle)
 
     def land(self, n: int) -> None:
-        """It is over: so much of it has been written."""
-        self.raw.under_way -= 1
+        """It is over: so much of it has been written. Harmless when done twice."""
+        landed, self.landed = self.landed, None
         try:
-            if n:
-                self.landed(n)
+            if landed is not None:
+                self.raw.under_way -= 1
+                if n:
+                    landed(n)
         finally:
             if self.waiter is not None:
                 self.engine.loop.wake(self.waiter)
-            if self.gone:
+            if self.gone and landed is not None:
                 self.raw.order.landed()
 
 
@@ -89,12 +92,10 @@ class _Write(Flight):
 
     def arrived(self, handle: Handle) -> None:
         """`on_done`: the method is done with the bytes. Harmless when done twice."""
-        if self.over:
-            return
+        raw, n, before = self.raw, handle.done, self.over
         self.over = True
-        raw, n = self.raw, handle.done
         try:
-            if n:
+            if n and not before:
                 raw.position += n
                 if raw.appends and raw.fd >= 0:
                     # Where the kernel put it: without an offset it moves the fd's position. (But the rest of a short write

@@ -84,6 +84,7 @@ class Sectors:
                 claim.held = False
                 break
         else:
+            self._tell()  # KeyboardInterrupt may have struck when it was released
             return
         free: list[Claim] = []
         still: list[Claim] = []
@@ -109,9 +110,10 @@ class Sectors:
         self._telling = True
         try:
             while self._granted:
-                claim = self._granted.popleft()
+                claim = self._granted[0]
                 if claim.held:
                     claim.then(claim)
+                self._granted.popleft()  # last: struck by KeyboardInterrupt before, it is told once more
         finally:
             self._telling = False
 

@@ -85,7 +85,8 @@ class Loop(Protocol):
         ...
 
     def spawn(self, body: Callable[[], Coroutine[Any, Any, Any]], over: Over) -> Callable[[], Any]:
-        """Run `body()` in the background, then `over(value, error)`, once; cancelled: `over(None, None)`.
+        """Run `body()` in the background, then `over(value, error)`, once; cancelled: `over(None, None)`. Struck by
+        KeyboardInterrupt, `over` is called again: it has to be harmless when done twice.
 
         What is returned cancels it.
         """

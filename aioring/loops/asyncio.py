@@ -82,13 +82,17 @@ class AsyncioLoop:
         self._tasks.add(task)  # the loop itself holds tasks weakly
 
         def done(task: asyncio.Task[Any]) -> None:
-            self._tasks.discard(task)
-            if task.cancelled():  # perhaps before its first step
-                over(None, None)
-            elif task.exception() is not None:
-                over(None, task.exception())
-            else:
-                over(task.result(), None)
+            try:
+                self._tasks.discard(task)
+                if task.cancelled():  # perhaps before its first step
+                    over(None, None)
+                elif task.exception() is not None:
+                    over(None, task.exception())
+                else:
+                    over(task.result(), None)
+            except KeyboardInterrupt:
+                self._loop.call_soon(done, task)  # whoever waits is to be told
+                raise
 
         task.add_done_callback(done)
         return task.cancel

@@ -25,8 +25,8 @@ class _Waiting:
 
 
 class Outcome(Generic[T]):
-    """What will come of something. `set` it once; until then tasks wait for it, as many as like. `what` it is: for the
-    error where the loop ends before."""
+    """What will come of something. `set` it, of which the first time counts; until then tasks wait for it, as many as
+    like. `what` it is: for the error where the loop ends before."""
 
     def __init__(self, loop: Loop, what: str) -> None:
         self._loop, self._what = loop, what
@@ -39,7 +39,8 @@ class Outcome(Generic[T]):
         """None and None: the loop has ended it."""
         if value is None and error is None:
             error = RingClosedError(f"the loop ended before this was done: {self._what}")
-        self.over, self.value, self.error = True, value, error
+        if not self.over:
+            self.over, self.value, self.error = True, value, error
         for waiting in self._waiting:
             if waiting.waiter is not None:
                 self._loop.wake(waiting.waiter)

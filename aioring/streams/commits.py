@@ -114,7 +114,7 @@ class Commits:
     def _cancelled(self, item: Append) -> bool:
         if not item.sent:
             item.over = True  # and left out, when its turn comes
-            self.commit_soon()
+            self._commit_surely()
         return True
 
     def commit_soon(self) -> None:
@@ -123,10 +123,16 @@ class Commits:
             self.engine.loop.call_soon(self._commit)
             self._soon = True
 
+    def _commit_surely(self) -> None:
+        """Once too often does no harm. (One that KeyboardInterrupt has struck at its very entry is lost, and still due.)"""
+        self.engine.loop.call_soon(self._commit)
+
     def _commit(self) -> None:
         try:
             self._soon = False
             if self._handle is not None:
+                if self._handle.state == DEFINED:
+                    self._ask(self._handle, self._then)  # struck when it was to be asked: twice in a line is harmless
                 return
             self._put_back()  # what KeyboardInterrupt has left of a batch
             if self._paused:
@@ -141,9 +147,7 @@ class Commits:
             elif not self.queue:
                 self._tell_quiet()
         except BaseException:
-            if self._handle is None:
-                self.engine.loop.call_soon(self._commit)  # struck by KeyboardInterrupt: the next tick goes on with it
-                self._soon = True
+            self._commit_surely()  # struck by KeyboardInterrupt: the next tick goes on with it
             raise
 
     def _put_back(self) -> None:
@@ -306,7 +310,7 @@ class Commits:
         self._paused = self._paused or pause
         outcome: Outcome[bool] = Outcome(self.engine.loop, "a log's commits")
         self._quiet.append(outcome)
-        self.commit_soon()
+        self._commit_surely()
         await outcome.wait()
 
     def _tell_quiet(self) -> None:

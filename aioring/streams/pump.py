@@ -80,10 +80,13 @@ class Pumped(Elements):
             self._loop.wake(gate.waiter)
 
     def _done(self, to_the_end: bool | None, error: BaseException | None) -> None:
-        if error is None and not to_the_end and self._stop is not None:
-            error = AioringError("the async source of a read stream was cancelled: its blocks from here on are missing")
-        self._over, self._stop = True, None
-        self._raised = None if self.ended else error
+        if not self._over:
+            if error is None and not to_the_end and self._stop is not None:
+                error = AioringError(
+                    "the async source of a read stream was cancelled: its blocks from here on are missing"
+                )
+            self._raised = None if self.ended else error
+            self._over, self._stop = True, None
         self._let(self._more)
         self._let(self._end)
 

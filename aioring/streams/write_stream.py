@@ -29,8 +29,6 @@ from operator import index
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import anyio
-
 from .. import loops
 from ..buffers import Memory, lent_bytes
 from ..engine import Engine
@@ -38,6 +36,7 @@ from ..errors import RingClosedError, again, os_error
 from ..files import direct as past
 from ..files.direct_io import given_back
 from ..files.folders import sync_folder
+from ..files.order import Order
 from ..files.put import named
 from ..handle import Handle
 from ..kernel import abi
@@ -80,7 +79,7 @@ class WriteStream:
         self._target = file
         self._given_ring = ring
         self._state = "new"
-        self._lock = anyio.Lock()
+        self._order = Order()
         self._closing: Outcome[bool] | None = None
         self._syncing_all: Outcome[bool] | None = None
         self._error: BaseException | None = None
@@ -149,17 +148,24 @@ class WriteStream:
                 > 0  # it suspends nowhere: the tick's share is spent some time, and a closed ring has none
                 and self._error is None
                 and self._state == "open"
-                and not self._lock.locked()
+                and not self._order.busy
             ):
                 budget.left -= 1
                 room[fill : fill + n] = view
                 self._fill = fill + n
                 return n
-            async with self._lock:
-                engine = await self._ready()
+            engine = await self._enter()
+            try:
                 await engine.loop.checkpoint()
                 self._check()
                 await self._put(engine, view, type(data) is bytes and not self._sector)
+            finally:
+                if self._order.waiting:
+                    self._order.leave()
+                else:
+                    self._order.busy = (
+                        False  # a store: it cannot be struck by KeyboardInterrupt, as a call can at its entry
+                    )
             return n
         finally:
             del view, data  # an exception holds this frame: it must not hold the caller's memory
@@ -245,10 +251,6 @@ class WriteStream:
         piece.over = True
         if handle.res < 0 or handle.exception is not None:
             self._fail(handle)
-        memory, piece.memory = piece.memory, None
-        assert self._ring is not None
-        if memory is not None:
-            given_back(self._ring._memory_pool(), memory, handle)
         line = self._line
         while line and line[0].over:
             self._written = line[0].end
@@ -256,6 +258,10 @@ class WriteStream:
         if self._written - self._paced >= _WINDOW and not self._sector:
             self._pace()
         self._wake()
+        memory, piece.memory = piece.memory, None
+        assert self._ring is not None
+        if memory is not None:
+            given_back(self._ring._memory_pool(), memory, handle)  # last: it will not be told again
 
     def _fail(self, handle: Handle) -> None:
         try:
@@ -277,7 +283,11 @@ class WriteStream:
         handle.on_done = self._synced
         self._syncing.add(handle)
         self._paced += n
-        engine.ask(handle)
+        try:
+            engine.ask(handle)
+        except BaseException:
+            engine.forsake(handle)  # struck by KeyboardInterrupt: nobody is to wait for what was not asked
+            raise
 
     def _synced(self, handle: Handle) -> None:
         """`on_done`. Harmless when done twice."""
@@ -313,12 +323,17 @@ class WriteStream:
 
         Cancelling is delivered at once, and what is in flight goes on. Errors as `write`.
         """
-        async with self._lock:
-            engine = await self._ready()
+        engine = await self._enter()
+        try:
             await engine.loop.checkpoint()
             await self._flush(engine)
             if self._durable:
                 await self._sync()
+        finally:
+            if self._order.waiting:
+                self._order.leave()
+            else:
+                self._order.busy = False  # as in `write`
 
     async def _flush(self, engine: Engine) -> None:
         self._check()
@@ -332,12 +347,14 @@ class WriteStream:
         """Go on there, further behind: what is between is a hole. (Of a file that had nothing there.)"""
         if offset == self.tell() and self._state == "open":
             return
-        async with self._lock:
-            engine = await self._ready()
+        engine = await self._enter()
+        try:
             if offset != self.tell():
                 await self._flush(engine)
                 self._let_go_of_buffer()
                 self._base = offset
+        finally:
+            self._order.leave()
 
     async def _flush_sectors(self, engine: Engine) -> None:
         """Whole sectors as ever; then what is behind the last of them, by who can, which stays here as well: the next I/O
@@ -402,8 +419,8 @@ class WriteStream:
     # --- its life -----------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        async with self._lock:
-            await self._ready()
+        await self._enter()
+        self._order.leave()
         return self
 
     async def __aexit__(
@@ -458,11 +475,14 @@ class WriteStream:
 
     async def _close(self, engine: Engine, abort: bool) -> bool:
         try:
-            async with self._lock:
+            await self._order.join(engine.loop)
+            try:
                 if not abort:
                     await self._flush(engine)
                     if self._durable:
                         await self._sync()
+            finally:
+                self._order.leave()
         finally:
             self._view = None
             memory, self._memory = self._memory, None
@@ -474,14 +494,24 @@ class WriteStream:
             await self._file.close(self.tell(), whole=self._error is None)
         return True
 
-    async def _ready(self) -> Engine:
-        """The engine of a stream that is open."""
+    async def _enter(self) -> Engine:
+        """Wait for one's turn, which is the caller's until `self._order.leave()`, and open the file if nobody has."""
         if self._state == "closed":
             raise ValueError("I/O operation on closed write stream")
-        if self._state == "new":
-            await self._open()
-        assert self._ring is not None
-        return self._ring._engine
+        ring = self._ring
+        if ring is None:
+            ring = self._ring = get_ring() if self._given_ring is None else self._given_ring
+        engine = ring._engine
+        await self._order.join(engine.loop)
+        try:
+            if self._state == "new":
+                await self._open(ring)
+            elif self._state == "closed":
+                raise ValueError("I/O operation on closed write stream")
+        except BaseException:
+            self._order.leave()
+            raise
+        return engine
 
     def _check(self) -> None:
         if self._error is not None:
@@ -492,8 +522,7 @@ class WriteStream:
 
     _ring: Ring | None = None
 
-    async def _open(self) -> None:
-        ring = self._ring = get_ring() if self._given_ring is None else self._given_ring
+    async def _open(self, ring: Ring) -> None:
         file = self._file
         start = await file.open(ring, self._direct, self._durable)
         self._fd, self._sector = file.fd, file.sector
