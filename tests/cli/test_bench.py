@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -194,6 +196,55 @@ def test_what_cannot_be_measured_is_refused_in_a_line(folder: Path) -> None:
     assert "not written over this" in fails("bench", folder, "--html", folder / "a folder")
     (folder / "a folder").rmdir()
     assert sorted(path.name for path in folder.iterdir()) == ["fifo", "small"]
+
+
+@pytest.mark.timeout(60)
+def test_a_file_that_changes_meanwhile(folder: Path) -> None:
+    """It is opened once: what its name comes to mean is none of it, be it a FIFO that nobody writes into."""
+    file, fifo = folder / "file", folder / "fifo"
+    file.write_bytes(bytes(2 << 20))
+    os.mkfifo(fifo)
+    around: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+    with subprocess.Popen(command("bench", file, "--size", "2M", "--seconds", "3", "--tasks", "4"), **around) as child:
+        wait_until(lambda: open_in_process(child.pid, file))
+        fifo.rename(file)
+        out, said = child.communicate(timeout=50)
+    assert (child.returncode, said) == (0, "")
+    assert "reads" in out
+
+
+def test_a_file_that_becomes_shorter_meanwhile(folder: Path) -> None:
+    file = folder / "file"
+    file.write_bytes(bytes(2 << 20))
+    with Target(str(file), 2 << 20) as target:
+        target.check()
+        os.truncate(file, (2 << 20) - 1)
+        with pytest.raises(Failure, match="file: it became shorter while it was read"):
+            target.check()
+    around: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+    file.write_bytes(bytes(2 << 20))
+    with subprocess.Popen(command("bench", file, "--size", "2M", "--seconds", "3", "--tasks", "4"), **around) as child:
+        wait_until(lambda: open_in_process(child.pid, file))
+        time.sleep(0.1)
+        os.truncate(file, 4096)
+        out, said = child.communicate(timeout=50)
+    assert (child.returncode, out) == (2, "")
+    assert "shorter" in said
+    assert len(said.splitlines()) == 1
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def open_in_process(pid: int, path: Path) -> bool:
+    links = Path(f"/proc/{pid}/fd")
+    with suppress(OSError):
+        return any(os.path.samefile(link, path) for link in links.iterdir())
+    return False
 
 
 def test_no_space_and_a_folder_that_is_read_only(folder: Path) -> None:

@@ -96,7 +96,9 @@ async def _turn(target: Target, way: Way, column: Column, seconds: float, chance
         with _busy_thread(column.busy):
             begun = time.perf_counter()
             n = await _drive(reads, offsets, seconds)
-            return n / (time.perf_counter() - begun)
+            rate = n / (time.perf_counter() - begun)
+    target.check()
+    return rate
 
 
 def _offsets(target: Target, column: Column, chance: random.Random) -> Iterator[int]:

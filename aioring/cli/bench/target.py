@@ -1,5 +1,6 @@
 """The file that is read: PATH itself, or one that is made in the folder PATH and has no name, so that nothing of it can be
-left over. What can be measured on it is tried, not concluded.
+left over. It is opened once, and again by its fd only: PATH may come to mean another file, or a FIFO that waits for its
+peer. What can be measured on it is tried, not concluded.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Target:
         except OSError as error:
             fail(_said(path, error, size))
         try:
-            self.path = f"/proc/self/fd/{self._fd}" if self.made else path
+            self.path = f"/proc/self/fd/{self._fd}"
             self.whole = _size(self._fd)
             self.size = min(self.whole, size)
             if self.size < _LEAST:
@@ -66,6 +67,11 @@ class Target:
     def cool(self) -> None:
         """None of what is read is in the page cache."""
         os.posix_fadvise(self._fd, 0, self.size, os.POSIX_FADV_DONTNEED)
+
+    def check(self) -> None:
+        """Ends in `Failure` where it has become shorter: reads behind its end cost nothing."""
+        if _size(self._fd) < self.size:
+            fail(f"{self.given}: it became shorter while it was read: nothing is concluded from that")
 
     def warm(self) -> None:
         buffer = bytearray(_PIECE)
