@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -68,6 +69,16 @@ def test_what_the_kernel_tells() -> None:
     later = fdinfo.parse(9, FDINFO.replace("CqTail:\t4294967285", "CqTail:\t3").splitlines())
     assert later.since(ring, "CqTail") == 14
     assert later.since(None, "CqTail") is None
+
+
+def test_a_ring_that_has_the_fd_of_another() -> None:
+    """What it has done since the other was looked at is not known; nor where the kernel does not say which is which."""
+    ring = fdinfo.parse(9, FDINFO.splitlines())
+    another = FDINFO.replace("ino:\t10959", "ino:\t10960").replace("CqTail:\t4294967285", "CqTail:\t4294967290")
+    assert fdinfo.parse(9, another.splitlines()).since(ring, "CqTail") is None
+    fewer = [FDINFO.replace("ino:\t10959\n", "").replace("CqTail:\t4294967285", f"CqTail:\t{n}") for n in (900, 7)]
+    before, after = (fdinfo.parse(9, text.splitlines()) for text in fewer)
+    assert after.since(before, "CqTail") is None
 
 
 def test_an_older_kernel_tells_less() -> None:
@@ -368,6 +379,85 @@ def test_a_process_that_is_not_there() -> None:
         assert fails("top", child.pid) == f"aioring top: there is no process {child.pid}"
 
 
+REUSED = """
+import os, subprocess, sys
+from aioring.cli.console import Failure
+from aioring.cli.top.watched import Process
+sleep = ["sleep", "60"]
+first = subprocess.Popen(sleep)
+watched = Process(first.pid)
+watched.sample()
+first.kill()
+first.wait()
+with open("/proc/sys/kernel/ns_last_pid", "w") as file:
+    file.write(str(first.pid - 1))
+second = subprocess.Popen(sleep)
+assert second.pid == first.pid
+try:
+    watched.sample()
+except Failure as failure:
+    print(failure)
+second.kill()
+second.wait()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_another_process_of_that_number() -> None:
+    apart = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", REUSED]
+    done = subprocess.run(apart, capture_output=True, text=True, env=ENVIRONMENT, timeout=20)
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip(f"no namespaces here: {done.stderr}")
+    assert done.stderr == ""
+    assert re.fullmatch(r"there is no process \d+ any more: another has its number\n", done.stdout)
+
+
+def test_a_process_that_runs_another_program_has_its_name() -> None:
+    with subprocess.Popen(["sh", "-c", "read line; exec sleep 60"], stdin=subprocess.PIPE) as child:
+        try:
+            with closing(Process(child.pid)) as process:
+                assert process.name.startswith("sh -c")
+                assert child.stdin is not None
+                child.stdin.write(b"\n")
+                child.stdin.flush()
+                until = time.monotonic() + 10
+                while process.name != "sleep 60":
+                    assert time.monotonic() < until
+                    time.sleep(0.01)
+        finally:
+            child.kill()
+    assert process.name == "sleep 60"  # it has none any more
+
+
+WITHOUT_MAIN_THREAD = """
+import asyncio, ctypes, platform, sys, threading
+import aioring
+
+async def main():
+    async with aioring.Ring(method="io_uring") as ring:
+        print("ready", flush=True)
+        await ring.run(sys.stdin.read)
+
+threading.Thread(target=asyncio.run, args=(main(),)).start()
+ctypes.CDLL(None).syscall(93 if platform.machine() == "aarch64" else 60, 0)  # exit(2): of this thread alone
+"""
+
+
+def test_a_process_whose_main_thread_has_ended() -> None:
+    ends: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "env": ENVIRONMENT}
+    with subprocess.Popen([sys.executable, "-c", WITHOUT_MAIN_THREAD], **ends) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            until = time.monotonic() + 10
+            while "Z" not in Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2]:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert len(fdinfo.rings_of(child.pid)) == 1
+        finally:
+            child.kill()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_a_process_that_is_not_ours() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:  # root's
@@ -412,6 +502,17 @@ def test_a_terminal_and_control_c(columns: int, colour: bool) -> None:
             child.send_signal(signal.SIGINT)
             read_until(master, b"interrupted")
             assert child.wait(10) == 130
+
+
+def test_control_z_gives_the_screen_back_meanwhile() -> None:
+    with program("auto", "default") as pid, terminal("top", pid, "-i", "0.1", columns=80) as (child, master):
+        read_until(master, b"pipe:")
+        child.send_signal(signal.SIGTSTP)  # (of an orphaned process group, as this one, nobody is stopped by it)
+        read_until(master, b"\x1b[?1049l")
+        read_until(master, b"\x1b[?1049h")
+        child.send_signal(signal.SIGINT)
+        read_until(master, b"interrupted")
+        assert child.wait(10) == 130
 
 
 # --- room -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -124,11 +125,32 @@ def _watch(process: Process, arguments: argparse.Namespace) -> None:
         return
     from rich.live import Live
 
-    with Live(console=screen, screen=True, auto_refresh=False) as live:
+    with Live(console=screen, screen=True, auto_refresh=False) as live, _stoppable(live):
         while True:
             live.update(_screen(process, before, now, screen), refresh=True)
             time.sleep(arguments.interval)
             before, now = now, process.sample()
+
+
+@contextmanager
+def _stoppable(live: Any) -> Iterator[None]:
+    """Ctrl-Z: the terminal has its own screen while we are stopped."""
+
+    def stop(number: int, frame: Any) -> None:
+        live.stop()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTSTP)  # stopped here, until SIGCONT (or not at all, where there is no shell)
+        signal.signal(signal.SIGTSTP, stop)
+        live.start(refresh=True)
+
+    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:  # it is ignored: there is no job control
+        yield
+        return
+    signal.signal(signal.SIGTSTP, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
 
 def _text(process: Process, before: Sample | None, now: Sample) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..console import fail, reason_of
@@ -30,6 +31,7 @@ class Process:
     def __init__(self, pid: int, path: str | None = None) -> None:
         """`path`: of its socket, where it has one of its own."""
         self.pid, self._path = pid, path
+        self._born = fdinfo.born(pid)
         self._peer: peer.Peer | None = None
         self._name = ""
 
@@ -40,13 +42,10 @@ class Process:
 
     @property
     def name(self) -> str:
-        """Its command line."""
-        if not self._name:
-            try:
-                with open(f"/proc/{self.pid}/cmdline", "rb") as file:
-                    self._name = file.read(4096).replace(b"\0", b" ").decode(errors="backslashreplace").strip()
-            except OSError:
-                pass
+        """Its command line, which another has after execve(2); the last that it had, where it has none any more."""
+        with suppress(OSError), open(f"/proc/{self.pid}/cmdline", "rb") as file:
+            now = file.read(4096).replace(b"\0", b" ").decode(errors="backslashreplace").strip()
+            self._name = now or self._name
         return self._name
 
     def sample(self) -> Sample:
@@ -62,6 +61,9 @@ class Process:
         if kernel is None and self._path is None:
             fail(note)
         ours, why = self._ask()
+        born = fdinfo.born(self.pid)
+        if born is not None and born != self._born:
+            fail(f"there is no process {self.pid} any more: another has its number")
         if ours is None and self._path is not None:
             fail(f"{self._path}: {why}")
         return Sample(time.monotonic(), kernel, ours, why or note)
