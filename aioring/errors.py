@@ -91,6 +91,13 @@ def os_error(
     return error
 
 
+def about(error: OSError, name: Any) -> OSError:
+    """The same about this file, whatever file it was that failed."""
+    error.filename = name
+    del error.filename2  # one that was set to None would be printed: "'name' -> None"
+    return error
+
+
 def again(error: BaseException) -> BaseException:
     """The same error for another place: one that is raised twice would gather the tracebacks of both."""
     if isinstance(error, OSError):

@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ..errors import RingClosedError, os_error
+from ..errors import RingClosedError, about, os_error
 from ..loops.outcome import begun
 from ..ring import Ring
 from .put import Pieces
@@ -68,8 +68,7 @@ async def replace(ring: Ring, path: Any, pieces: Pieces, durable: bool, mode: in
     try:
         return await put_in_place(ring, plan, fill, partial(dress, plan, mode), durable)
     except OSError as error:
-        # It is about this file, whatever was done it with.
-        error.filename, error.filename2 = path, None
+        about(error, path)  # whatever was done it with
         raise
     except _Source as source:
         raise source.error from source.error.__cause__

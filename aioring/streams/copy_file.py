@@ -22,7 +22,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
-from ..errors import os_error
+from ..errors import about, os_error
 from ..files import direct as past
 from ..files.atomic import Dup, dress, on_worker, plan_of, put_in_place
 from ..files.put import named
@@ -124,6 +124,8 @@ class Copying:
             end = await self._by_the_kernel(source, target, extents, size, told)
         if end < 0:
             end = await self._by_streams(source, name, target, extents, size, told)
+        if extents != [(0, size)]:
+            end = min(end, (await ring.stat(source)).st_size)  # it has become shorter, where it seemed to have a hole
         if (await ring.stat(target)).st_size != end:
             await ring.truncate(target, end)  # there is a hole at its end
         return end
@@ -139,7 +141,7 @@ class Copying:
                 if error.errno not in _CANNOT:
                     raise
         sparse = self.sparse and status.st_blocks * 512 < size
-        at = 0
+        at, until = 0, size
         for start, end in _data_in(source, size) if sparse else [(0, sys.maxsize)]:
             at = start
             while at < end and (data := os.pread(source, min(end - at, _PIECE), at)):
@@ -148,10 +150,12 @@ class Copying:
                     done += os.pwrite(target, data[done:], at + done)
                 at += len(data)
             if at < end and sparse:
-                return at  # it has become shorter
-        if sparse and at < size:
-            os.ftruncate(target, size)
-        return size if sparse else at
+                until = at
+                break  # it has become shorter
+        if sparse:
+            at = min(until, os.fstat(source).st_size)
+            os.ftruncate(target, at)  # there is a hole at its end, or it has become shorter where it seemed to have one
+        return at
 
     async def _by_the_kernel(
         self, source: int, target: int, extents: list[tuple[int, int]], size: int, told: Told
@@ -202,7 +206,7 @@ class Copying:
             async with blocks:
                 async for block in blocks:
                     if isinstance(block.error, EOFError):
-                        size = before
+                        size = block.offset
                         break  # it has become shorter
                     if isinstance(block.error, OSError):
                         raise Elsewhere(named(block.error, name))
@@ -370,7 +374,7 @@ async def copy_file(
         try:
             return await put_in_place(here, plan, fill, dressing, durable)
         except OSError as error:
-            error.filename, error.filename2 = to, None  # it is about this file, whatever was done it with
+            about(error, to)  # whatever was done it with
             raise
         except Elsewhere as elsewhere:
             raise elsewhere.error from elsewhere.error.__cause__

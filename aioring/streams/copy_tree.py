@@ -15,7 +15,6 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import anyio
@@ -105,8 +104,9 @@ async def copy_tree(
     except BaseException as error:
         await _remove(here, made)
         if isinstance(error, OSError):
-            for which in ("filename", "filename2"):
-                setattr(error, which, _shown(getattr(error, which), made, to))
+            error.filename = _shown(error.filename, made, to)
+            if error.filename2 is not None:
+                error.filename2 = _shown(error.filename2, made, to)
         elif isinstance(error, Elsewhere):
             raise error.error from error.error.__cause__
         raise
@@ -197,19 +197,34 @@ async def _remove(ring: Ring, made: Any) -> None:
 
     async def body() -> bool:
         try:
-            await ring._run_out(partial(shutil.rmtree, made, ignore_errors=True))
+            await ring._run_out(clear, made)
         except RingClosedError:
-            shutil.rmtree(made, ignore_errors=True)
+            clear(made)
         return True
 
     engine = ring._started
     if engine is None or engine.ended:
-        shutil.rmtree(made, ignore_errors=True)
+        clear(made)
     else:
         await begun(engine.loop, body, "removal of half a copy").result()
 
 
 # --- on a worker ------------------------------------------------------------------------------------------------------
+
+
+def clear(made: Any) -> None:
+    """Remove all of it, also what has the source's modes already: folders in which nobody may write."""
+    _open_up(made)
+    for folder, folders, _ in os.walk(made):
+        for name in folders:
+            _open_up(os.path.join(folder, name))
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def _open_up(folder: Any) -> None:
+    if not os.path.islink(folder):  # os.walk takes those for folders that lead to one: it is somebody else's
+        with suppress(OSError):
+            os.chmod(folder, 0o700)
 
 
 def _beside(source: Any, target: Any) -> Any:

@@ -701,6 +701,7 @@ async def test_the_name_of_the_target_is_told_where_its_folder_is_missing(
     with pytest.raises(FileNotFoundError) as raised:
         await copy_file(source, tmp_path / "no" / "file", ring=ring)
     assert (raised.value.filename, raised.value.filename2) == (str(tmp_path / "no" / "file"), None)
+    assert str(raised.value).endswith("no/file'")  # one that was set to None is printed, too
 
 
 @pytest.mark.parametrize("reflink", REFLINKS)
@@ -748,6 +749,89 @@ async def test_a_source_that_shrinks_meanwhile(
     assert size <= n == len(data) < 300_001  # what had been read stays
     assert data == pattern(300_001)[:n]
     await nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(("reflink", "direct"), [("auto", False), ("never", False), ("never", "try")])
+@pytest.mark.parametrize("size", [0, 4000, (2 << 20) + 17, (3 << 20) + 7])
+@pytest.mark.parametrize("tree", [False, True])
+async def test_a_source_with_holes_that_shrinks_meanwhile(
+    ring: aioring.Ring, tmp_path: Path, reflink: Any, direct: Any, size: int, tree: bool
+) -> None:
+    """Where it has become shorter it seems to have a hole to its former end."""
+    folder = tmp_path / "from"
+    folder.mkdir()
+    whole = with_holes(folder / "file")
+
+    def shrink(done: int, _: int) -> None:
+        os.truncate(folder / "file", size)
+
+    options: dict[str, Any] = {"reflink": reflink, "direct": direct, "progress": shrink, "ring": ring}
+    if tree:
+        n = await copy_tree(folder, tmp_path / "to", **options)
+    else:
+        (tmp_path / "to").mkdir()
+        n = await copy_file(folder / "file", tmp_path / "to" / "file", **options)
+    assert n == size
+    assert (tmp_path / "to" / "file").read_bytes() == whole[:size]
+    await nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("reflink", REFLINKS)
+async def test_a_source_that_shrinks_into_the_hole_at_its_beginning(
+    ring: aioring.Ring, tmp_path: Path, reflink: Any
+) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    with open(source, "wb") as file:
+        file.seek(1 << 20)
+        file.write(b"data")
+
+    def shrink(done: int, _: int) -> None:
+        if done or reflink == "never":  # else before it is known where the holes are
+            os.truncate(source, 500_000)
+
+    assert await copy_file(source, copy, reflink=reflink, progress=shrink, ring=ring) == 500_000
+    assert copy.read_bytes() == bytes(500_000)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_half_a_copy_is_removed_whatever_modes_its_folders_have() -> None:
+    """By who is not root: root needs no modes."""
+    with tempfile.TemporaryDirectory() as top:
+        made, elsewhere = Path(top) / "made", Path(top) / "elsewhere"
+        (made / "a" / "b").mkdir(parents=True)
+        elsewhere.mkdir()
+        (made / "a" / "b" / "file").touch()
+        (made / "a" / "link").symlink_to(elsewhere)
+        for path in (top, made, made / "a", made / "a" / "b", elsewhere):
+            os.chown(path, 65534, 65534)
+        os.chmod(elsewhere, 0o555)
+        for path, mode in ((made / "a" / "b", 0o000), (made / "a", 0o555), (made, 0o555)):
+            os.chmod(path, mode)
+        os.seteuid(65534)
+        try:
+            trees.clear(str(made))
+        finally:
+            os.seteuid(0)
+        assert os.listdir(top) == ["elsewhere"]
+        assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o555
+
+
+def test_a_small_source_with_holes_that_shrinks_meanwhile(tmp_path: Path) -> None:
+    whole = with_holes(tmp_path / "file", 4 << 20)
+    copying = files.Copying(aioring.Ring(), False, "never", True, False, False)
+    for size in (0, 4000, (2 << 20) + 17, (3 << 20) + 7):
+        (tmp_path / "file").write_bytes(whole)
+        with_holes(tmp_path / "file", 4 << 20)
+        source, target = os.open(tmp_path / "file", os.O_RDONLY), os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT)
+        try:
+            status = os.fstat(source)
+            os.truncate(tmp_path / "file", size)
+            assert copying.small(source, target, status) == size
+        finally:
+            os.close(source)
+            os.close(target)
+        assert (tmp_path / "copy").read_bytes() == whole[:size]
+        (tmp_path / "copy").unlink()
 
 
 @pytest.mark.parametrize("reflink", REFLINKS)
