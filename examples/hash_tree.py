@@ -255,6 +255,8 @@ def report(contenders: list[Contender], errors: Errors) -> None:
         say(f"rich is not installed: going on without it (pip install rich)\n{title}")
         for row in rows:
             say("".join(f"{cell:<13}" for cell in row[:2]) + "".join(f"{cell:>13}" for cell in row[2:]))
+    if len(contenders) > 1:
+        say("what the page cache has is read in place, whatever the method; for the disk itself try `aioring bench`")
     some = "".join(f"\n  {printable(path)}: {error.strerror}" for path, error in list(errors.items())[:5])
     say(f"{len(errors):,} could not be read{some}")
 
