@@ -5,10 +5,7 @@ next is gathered; whoever writes faster than the disk takes waits.
 
 * What is held is bounded: `max_ios` I/Os of `combine_limit` bytes, and what is being gathered.
 * An error is the stream's from then on: the next call raises it, and so does `aclose`. What is in flight is waited for.
-* Of a stream that is durable 32 MiB at most are on their way from the page cache to the disk (sync_file_range(2),
-  PostgreSQL's `backend_flush_after`, but with waiting), so that its fsync has little to do; of another they are only
-  started, so that the kernel need not write all of it at some moment of its own. An error of theirs is one of the stream:
-  the kernel tells each fd once (`file_check_and_advance_wb_err`), and fsync would not say it again.
+* What is under way, and how it is paced, is in write_behind.py.
 * Past the page cache whole sectors are written. What is not one, at the start, at the end and where `flush` is asked, is
   written by `DirectIo` (files/rewrite.py), and stays in the buffer, so that the next I/O begins with a sector again.
   Whoever writes the same file by something else meanwhile may have his part of such a sector undone.
@@ -22,7 +19,6 @@ from __future__ import annotations
 
 import errno
 import warnings
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from operator import index
@@ -32,40 +28,23 @@ from typing import Any, Literal, Self
 from .. import loops
 from ..buffers import Memory, lent_bytes
 from ..engine import Engine
-from ..errors import RingClosedError, again, os_error
+from ..errors import RingClosedError, os_error
 from ..files import direct as past
-from ..files.direct_io import given_back
-from ..files.folders import sync_folder
 from ..files.order import Order
 from ..files.put import named
 from ..handle import Handle
-from ..kernel import abi
 from ..loops.outcome import Outcome, begun
 from ..operations import WRITE
-from ..ring import Ring, define, get_ring
+from ..ring import Ring, get_ring
+from .write_behind import Piece, WriteBehind
 from .written import Written
 
 __all__ = ["WriteStream", "write_stream"]
 
-_WINDOW = 16 << 20  # bytes that are written between two calls of sync_file_range(2)
-_SYNCING = 2  # of them at most are waited for at a time
-_START = abi.SYNC_FILE_RANGE_WRITE
-_WAIT = abi.SYNC_FILE_RANGE_WAIT_BEFORE | abi.SYNC_FILE_RANGE_WRITE | abi.SYNC_FILE_RANGE_WAIT_AFTER
 _UNIT = 64 << 10  # bytes that are gathered for one unit of the tick's budget
-_NOT_HERE = (errno.ENOSYS, errno.EINVAL, errno.ESPIPE, errno.EOPNOTSUPP)
 
 
-class _Piece:
-    """One write under way, or done while one before it is not."""
-
-    __slots__ = ("end", "handle", "memory", "over")
-
-    def __init__(self, handle: Handle, end: int, memory: Memory | None) -> None:
-        self.handle, self.end, self.memory = handle, end, memory
-        self.over = False
-
-
-class WriteStream:
+class WriteStream(WriteBehind):
     """What `write_stream` gives: an async context manager with `write`, `flush`, `tell` and `aclose`."""
 
     def __init__(
@@ -75,30 +54,18 @@ class WriteStream:
         for value, name in ((combine_limit, "combine_limit"), (max_ios, "max_ios")):
             if index(value) < 1:
                 raise ValueError(f"{name} {value}: must be at least 1")
-        self._combine, self._max_ios, self._durable = index(combine_limit), index(max_ios), bool(durable)
+        super().__init__(Written(file), bool(durable))
+        self._combine, self._max_ios = index(combine_limit), index(max_ios)
         self._target = file
         self._given_ring = ring
         self._state = "new"
         self._order = Order()
         self._closing: Outcome[bool] | None = None
-        self._syncing_all: Outcome[bool] | None = None
-        self._error: BaseException | None = None
-        self._file = Written(file)
-        self._fd = -1
         self._budget: Any = None
-        self._sector = 0  # of O_DIRECT; 0: through the page cache
         # What is gathered: `_fill` bytes of the buffer, which begins at `_base`, of which the file has `_old` already.
         self._memory: Memory | None = None
         self._view: Any = None
         self._base = self._fill = self._old = 0
-        # What is under way.
-        self._in_flight: set[_Piece] = set()
-        self._line: deque[_Piece] = deque()  # in order, so that it is known how far all is written
-        self._written = self._paced = 0  # all below has been written; handed to sync_file_range(2)
-        self._syncing: set[Handle] = set()
-        self._paces = True
-        self.waiter: Any = None
-        self._most = 0  # so many writes may be in flight for the waiter to go on
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -221,7 +188,7 @@ class WriteStream:
         n = view.nbytes
         handle = Handle(WRITE, self._fd, self._base, n)
         handle.view = view
-        piece = _Piece(handle, self._base + n, memory)
+        piece = Piece(handle, self._base + n, memory)
         handle.on_done = partial(self._landed, piece)
         in_flight, line = self._in_flight, self._line
         # Stores: struck by KeyboardInterrupt before them, it is still gathered, and behind them, it fails.
@@ -244,78 +211,6 @@ class WriteStream:
         self._memory = self._view = None
         if memory is not None and ring is not None:
             ring._memory_pool().give(memory)
-
-    def _landed(self, piece: _Piece, handle: Handle) -> None:
-        """`on_done`. Harmless when done twice."""
-        self._in_flight.discard(piece)
-        piece.over = True
-        if handle.res < 0 or handle.exception is not None:
-            self._fail(handle)
-        line = self._line
-        while line and line[0].over:
-            self._written = line[0].end
-            line.popleft()
-        if self._written - self._paced >= _WINDOW and not self._sector:
-            self._pace()
-        self._wake()
-        memory, piece.memory = piece.memory, None
-        assert self._ring is not None
-        if memory is not None:
-            given_back(self._ring._memory_pool(), memory, handle)  # last: it will not be told again
-
-    def _fail(self, handle: Handle) -> None:
-        try:
-            self._ring._started.take(handle)  # type: ignore[union-attr]
-        except Exception as error:
-            if self._error is None:
-                if isinstance(error, OSError):
-                    named(error, self._file.path)
-                self._error = error.with_traceback(None)
-
-    def _pace(self) -> None:
-        engine = self._ring._started if self._ring is not None else None
-        if engine is None or not engine.open or not self._paces or self._error is not None:
-            return
-        if self._syncing and not self._durable:
-            return  # it is only to be begun, and the next is of all that has come meanwhile
-        n, flags = self._written - self._paced, _WAIT if self._durable else _START
-        handle = define.sync_range(self._fd, self._paced, n, flags)
-        handle.on_done = self._synced
-        self._syncing.add(handle)
-        self._paced += n
-        try:
-            engine.ask(handle)
-        except BaseException:
-            engine.forsake(handle)  # struck by KeyboardInterrupt: nobody is to wait for what was not asked
-            raise
-
-    def _synced(self, handle: Handle) -> None:
-        """`on_done`. Harmless when done twice."""
-        self._syncing.discard(handle)
-        if handle.res < 0:
-            if -handle.res in _NOT_HERE:
-                self._paces = False
-            else:
-                self._fail(handle)
-        self._wake()
-
-    # --- waiting ------------------------------------------------------------------------------------------------------
-
-    def finished(self) -> bool:
-        """Whether who waits may go on."""
-        return len(self._in_flight) <= self._most and len(self._syncing) <= (_SYNCING if self._most else 0)
-
-    def _wake(self) -> None:
-        if self.waiter is not None and self.finished():
-            self._ring._started.loop.wake(self.waiter)  # type: ignore[union-attr]
-
-    async def _wait(self, engine: Engine, most: int) -> None:
-        """Until no more writes than so many are in flight."""
-        self._most = most
-        if not self.finished():
-            await engine.loop.park(self, loops.at_once)
-        engine.check()
-        self._check()
 
     async def flush(self) -> None:
         """Wait until all that was taken has been written, to the page cache or, with `direct`, to the disk. Of a durable
@@ -392,29 +287,6 @@ class WriteStream:
             self._error = self._error or named(error, self._file.path).with_traceback(None)
             self._check()
         self._old = fill
-
-    async def _sync(self) -> None:
-        """fsync(2) serves what was complete when it was submitted; its error is told once, and must not be lost with a
-        caller who was cancelled."""
-        ring, job = self._ring, self._syncing_all
-        assert ring is not None
-        if job is not None:
-            await job.wait()
-        self._check()
-        self._syncing_all = job = begun(ring._engine.loop, partial(self._sync_all, ring), "fsync of a write stream")
-        await job.wait()
-        self._check()
-
-    async def _sync_all(self, ring: Ring) -> bool:
-        try:
-            await ring.fsync(self._fd)
-            if self._file.folder is not None:
-                await sync_folder(ring, self._file.folder)
-        except Exception as error:
-            if isinstance(error, OSError):
-                named(error, self._file.path)
-            self._error = self._error or error.with_traceback(None)
-        return True
 
     # --- its life -----------------------------------------------------------------------------------------------------
 
@@ -512,15 +384,6 @@ class WriteStream:
             self._order.leave()
             raise
         return engine
-
-    def _check(self) -> None:
-        if self._error is not None:
-            try:
-                raise again(self._error)
-            finally:
-                del self
-
-    _ring: Ring | None = None
 
     async def _open(self, ring: Ring) -> None:
         file = self._file

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import gc
-import importlib
 import os
 import random
 from collections.abc import Callable
@@ -19,13 +18,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import aioring
 from aioring import RingClosedError, write_stream
+from aioring.streams import write_behind
 from aioring.testing import Recording, Scripted, Trace, assert_synced
 from tests.conftest import ONCE, pattern
 from tests.harness import SOON, Held, all_over, begin, open_in, small_disk, ticks
 
 LIGHT = True  # see conftest.py
 DIRECT = [False, "try"]
-module: Any = importlib.import_module("aioring.streams.write_stream")  # (the package has the function under that name)
 
 
 # It does not ask the page cache: once for each method is enough.
@@ -231,7 +230,7 @@ async def test_a_durable_stream_is_on_the_disk(
 async def test_the_disk_is_kept_busy_meanwhile(
     anyio_backend: Any, place: Path, durable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WINDOW", 1 << 16)
+    monkeypatch.setattr(write_behind, "_WINDOW", 1 << 16)
     trace = Trace(data=False)
     async with aioring.Ring(method=quiet(trace=trace)) as ring:
         async with write_stream(place, combine_limit=8192, max_ios=4, durable=durable, ring=ring) as out:
@@ -260,7 +259,7 @@ async def test_where_the_kernel_cannot_be_kept_busy(
     anyio_backend: Any, place: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An I/O error is told to an fd once: one of sync_file_range(2) is one of the stream's."""
-    monkeypatch.setattr(module, "_WINDOW", 1 << 14)
+    monkeypatch.setattr(write_behind, "_WINDOW", 1 << 14)
     async with aioring.Ring(method=quiet(faults={("sync_range", 1): code})) as ring:
         out = write_stream(place, combine_limit=8192, durable=True, ring=ring)
         if code == errno.EIO:
