@@ -103,9 +103,9 @@ class WriteBehind:
         n, flags = self._written - self._paced, _WAIT if self._durable else _START
         handle = define.sync_range(self._fd, self._paced, n, flags)
         handle.on_done = self._synced
-        self._syncing.add(handle)
         self._paced += n
         try:
+            self._syncing.add(handle)
             engine.ask(handle)
         except BaseException:
             engine.forsake(handle)  # struck by KeyboardInterrupt: nobody is to wait for what was not asked
@@ -117,7 +117,7 @@ class WriteBehind:
         if handle.res < 0:
             if -handle.res in _NOT_HERE:
                 self._paces = False
-            else:
+            elif -handle.res != errno.ECANCELED:  # it was not carried out, and has told nobody of an error
                 self._fail(handle)
         self._wake()
 

@@ -82,6 +82,8 @@ async def last():
 """
 
 WRITE_STREAM = r"""
+from aioring.streams import write_behind
+write_behind._WINDOW = 1 << 15  # bytes: so that sync_range has a part in it
 streams = {}
 
 def more():
