@@ -38,8 +38,8 @@ class Chain:
         self._failed = False
         self.staged = False  # the round under way has been handed on
         self._position = 0
-        self._round: list[Handle] = []
-        self._arrived: dict[int, int] = {}  # link number to res, of this round
+        self.round: list[Handle] = []
+        self.arrivals: dict[int, int] = {}  # link number to res, of this round
         for number, link in enumerate(links):
             link.chain, link.link = self, number
 
@@ -60,14 +60,12 @@ class Chain:
         """How many slots of `depth` the next round needs."""
         return len(self._next())
 
-    def stage_round(self) -> list[Handle]:
-        """Define the next round: the handles to be staged together, in order."""
+    def define_round(self) -> list[Handle]:
+        """What is to be staged together, in order. It is the round once it is in `round`."""
         rest = self._next()
         for i, link in enumerate(rest):
             link.together, link.packed = len(rest) - i, False
             link.sqe_flags = SQE_LINK if i + 1 < len(rest) else 0
-        self._arrived.clear()
-        self._round = rest
         return rest
 
     def closes(self) -> list[int]:
@@ -77,18 +75,18 @@ class Chain:
     def arrived(self, link: Handle, res: int) -> None:
         """One CQE of the round. When the round is whole: settle it, and go on or end."""
         assert link.link is not None
-        if link not in self._round:
+        if link not in self.round:
             return  # of a round that is over: dealt with before KeyboardInterrupt struck
-        self._arrived[link.link] = res
-        if len(self._arrived) < len(self._round):
+        self.arrivals[link.link] = res
+        if len(self.arrivals) < len(self.round):
             return
-        for handle in self._round:
+        for handle in self.round:
             number = handle.link
             assert number is not None
             if handle.state == COMPLETE:
                 final: int | None = handle.res  # dealt with before KeyboardInterrupt struck
             else:
-                res = self._arrived[number]
+                res = self.arrivals[number]
                 if res == -errno.ECANCELED and number > self._first() and not handle.cancelling and not self._failed:
                     # All before it succeeded, by our rules if not by the kernel's (a read that met end of file).
                     self._next_round()
@@ -109,7 +107,7 @@ class Chain:
             self._engine.loop.wake(self.waiter)
 
     def _first(self) -> int:
-        number = self._round[0].link
+        number = self.round[0].link
         assert number is not None
         return number
 
@@ -146,5 +144,5 @@ class Chain:
         if not any(link.state == SUBMITTED for link in self.links):
             self.fail_rest(-errno.ECANCELED)
             return True
-        self._engine.cancel_links(self._round)
+        self._engine.cancel_links(self.round)
         return False

@@ -198,13 +198,13 @@ class Engine(Cancelling):
         if chain.staged:
             return  # KeyboardInterrupt struck after this was done
         self._flush_at_the_end_of_the_tick()  # first, as in `begin`
-        links = chain.stage_round()
+        links = chain.define_round()
         for link in links:
             self._prepare(link)
             link.token, link.state = 0, STAGED
-        line = self.staged if links[0].served_by == self.method.name else self.for_workers
-        # A store, then a call: KeyboardInterrupt cannot come between them.
-        chain.staged = True
+        line, none = self.staged if links[0].served_by == self.method.name else self.for_workers, dict[int, int]()
+        # Stores, then a call: KeyboardInterrupt cannot come between them. Before them the last round is told once more.
+        chain.round, chain.arrivals, chain.staged = links, none, True
         line.extend(links)
 
     def next_round(self, chain: Chain) -> None:

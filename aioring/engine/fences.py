@@ -133,7 +133,8 @@ class Fences:
         if len(fences) < len(set(fds)) or any(fence.before or not fence.waits for fence in fences):
             return
         # First: struck after it, this is done again, and the owner is found in the line.
-        if isinstance(owner, Chain) or owner.state == DEFINED:
+        # (A chain that was cancelled before it was staged ends its links, one of which may have been the last before it.)
+        if not owner.cancelling if isinstance(owner, Chain) else owner.state == DEFINED:
             self._enqueue(owner)
         for fence in fences:
             fence.waits = False

@@ -102,7 +102,9 @@ def open_here(
         raw.ahead = True
         return kinds.text(raw, ring, size, codec, newline, False)
     except BaseException:
-        if raw is not None:
+        if raw is None:
+            os.close(fd)
+        elif raw.fd >= 0:  # else KeyboardInterrupt struck when it was made, and whoever had it has closed it
             raw.fd = -1
-        os.close(fd)
+            os.close(fd)
         raise

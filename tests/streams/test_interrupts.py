@@ -159,7 +159,66 @@ async def last():
 """
 
 
-PROGRAMS = {"log": LOG, "write_stream": WRITE_STREAM, "read_stream": READ_STREAM, "copy": COPY}
+READ_FILES = r"""
+whole = {f"{folder}/{n}": noise[: n * 3000] for n in range(40)}
+for path, data in whole.items():
+    with open(path, "wb") as file:
+        file.write(data)
+
+def more():
+    return ""
+
+async def names(paths):
+    for path in paths:
+        await asyncio.sleep(0)
+        yield path
+
+async def work(i):
+    global done
+    paths = list(whole) if i % 2 else names(whole)
+    found = []
+    async with aioring.read_files(paths, concurrency=8, ordered=i % 3 == 0, ring=ring) as files:
+        async for path, data in files:
+            assert data == whole[path]
+            found.append(path)
+            strikes.progress()
+    assert found == list(whole) if i % 3 == 0 else sorted(found) == sorted(whole)
+    done += 10
+
+async def last():
+    pass
+"""
+
+WRITE_FILE = r"""
+def more():
+    return ""
+
+async def work(i):
+    global done
+    mine = random.Random(i)
+    path = f"{folder}/{i}"
+    for n in range(20):
+        data = noise[: mine.randrange(50_000)]
+        assert await aioring.write_file(path, data, atomic=i % 2 == 0, durable=n % 4 == 0, ring=ring) == len(data)
+        async with await aioring.open(path, "rb", ring=ring) as file:
+            assert await file.read() == data
+        done += 1
+        strikes.progress()
+    os.unlink(path)
+
+async def last():
+    left = [name for name in os.listdir(folder) if name.startswith(".")]
+    assert len(left) <= strikes.struck / 10, left  # each was struck as it was to be removed
+"""
+
+PROGRAMS = {
+    "log": LOG,
+    "write_stream": WRITE_STREAM,
+    "read_stream": READ_STREAM,
+    "copy": COPY,
+    "read_files": READ_FILES,
+    "write_file": WRITE_FILE,
+}
 
 
 @pytest.mark.parametrize("method", ["io_uring", "worker"])
