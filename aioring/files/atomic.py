@@ -227,25 +227,28 @@ def umask() -> int:
 class Dup:
     """An fd for a call on a worker, which goes on when its caller is cancelled and closes the file: it has its own. The
     call takes it by `with`, which closes it when it is over; what no call has taken is closed by `on_worker`. (An
-    exception may hold the frames that hold it for long.)"""
-
-    fd = -1
-    taken = False
+    exception may hold the frames that hold it for long.) Who pops it has it: two threads may want it at a time, where
+    KeyboardInterrupt has taken the caller away."""
 
     def __init__(self, fd: int) -> None:
-        self.fd = os.dup(fd)
+        self._free: list[int] = []
+        self._free.append(os.dup(fd))
+        self._taken = -1
 
     def __enter__(self) -> int:
-        self.taken = True
-        return self.fd
+        try:
+            self._taken = self._free.pop()
+        except IndexError:
+            raise os_error(errno.ECANCELED) from None
+        return self._taken
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        os.close(self._taken)
 
     def close(self) -> None:
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """What nobody has taken."""
+        with suppress(IndexError):
+            os.close(self._free.pop())
 
     def __del__(self) -> None:
         self.close()
@@ -257,7 +260,7 @@ async def on_worker(ring: Ring, call: Callable[..., T], *args: Any) -> T:
         return await ring._run_out(call, *args)
     finally:
         for arg in args:
-            if isinstance(arg, Dup) and not arg.taken:
+            if isinstance(arg, Dup):
                 arg.close()
 
 

@@ -302,14 +302,22 @@ class IoUring:
                     break
             else:
                 self._doorbell.ring()
-        if self._slots.stuck:
+        if self._slots.stuck and not self._torn():
             self._slots.push_stuck(self._resync())
             self._enter()
 
+    def _torn(self) -> bool:
+        """Whether KeyboardInterrupt struck when some links of a round had been pushed: nothing else may be pushed before
+        the others are, nor the kernel be told: what it is not told of in one go is not linked (io_uring_enter(2))."""
+        queues = self._queues
+        last = ((queues.tail() - 1) & queues.sq_mask) << 6
+        return queues.staged() > 0 and bool(queues.sqes[last + 1] & abi.SQE_LINK)
+
     def poll(self) -> None:
-        if self._cancels:
+        torn = self._torn()
+        if self._cancels and not torn:
             self._push_cancels()
-        if self._queues.staged():
+        if self._queues.staged() and not torn:
             self._enter()  # left over from a turn in which the kernel took nothing
         else:
             self._queues.get_events()

@@ -3,8 +3,9 @@ whole.
 
     walk (on a worker)  ->  folders  ->  files, special files, links  ->  hard links  ->  what folders have  ->  rename
 
-Names that are hard links of one another in the source are in the copy, too. Symbolic links are copied as links. What is no
-file (FIFOs, sockets, devices) is made anew and not read, as by cp -a.
+Names that are hard links of one another in the source are in the copy, too; where one of them has come to be another file
+by the time it is copied (an editor has saved it), each name is copied by itself. Symbolic links are copied as links. What
+is no file (FIFOs, sockets, devices) is made anew and not read, as by cp -a.
 """
 
 from __future__ import annotations
@@ -42,14 +43,16 @@ class _Entry(NamedTuple):
 
 
 class _Tree(NamedTuple):
-    """What is in a folder. `links`: further names of files, and the one that comes first."""
+    """What is in a folder. `links`: further names of files, and the one that comes first. `copied`: what that one was when
+    it was copied."""
 
     root: os.stat_result
     folders: list[_Entry]
     files: list[_Entry]
     others: list[_Entry]
-    links: list[tuple[Any, Any]]
+    links: list[tuple[Any, _Entry]]
     size: int
+    copied: dict[Any, os.stat_result]
 
 
 async def copy_tree(
@@ -93,8 +96,8 @@ async def copy_tree(
         told = Told(progress, tree.size)
         told.begin()
         await here._run_out(_make_folders, made, tree.folders)
-        size = await _files(here, copying, name, made, tree.files, told)
-        await here._run_out(_finish, name, made, tree, preserve)
+        size = await _files(here, copying, name, made, tree, told)
+        size += await here._run_out(_finish, name, made, tree, copying)
         if durable:
             for folder in (*reversed(tree.folders), None):
                 await sync_folder(here, made if folder is None else os.path.join(made, folder.path))
@@ -120,8 +123,9 @@ def _shown(name: Any, made: Any, target: Any) -> Any:
     return target + name[len(made) :] if type(name) is type(made) and name.startswith(made) else name
 
 
-async def _files(ring: Ring, copying: Copying, source: Any, made: Any, files: list[_Entry], told: Told) -> int:
+async def _files(ring: Ring, copying: Copying, source: Any, made: Any, tree: _Tree, told: Told) -> int:
     """All regular files, some at a time; small ones in batches, each by one job of a worker."""
+    files, copied = tree.files, tree.copied
     one_by_one = copying.direct or copying.durable or copying.reflink == "always"
     small = [] if one_by_one else [f for f in files if f.status.st_size <= _SMALL]
     large = files if not small else [f for f in files if f.status.st_size > _SMALL]
@@ -136,9 +140,10 @@ async def _files(ring: Ring, copying: Copying, source: Any, made: Any, files: li
             try:
                 if batch[0].status.st_size > _SMALL or not small:
                     path = batch[0].path
-                    size = await _one(ring, copying, os.path.join(source, path), os.path.join(made, path), told)
+                    old, new = os.path.join(source, path), os.path.join(made, path)
+                    size, copied[path] = await _one(ring, copying, old, new, told)
                 else:
-                    size = await ring._run_out(_copy_small, source, made, batch, copying)
+                    size = await ring._run_out(_copy_small, source, made, batch, copying, copied)
                     told.more(size)
                 total += size
             except Exception as error:
@@ -170,7 +175,7 @@ def _batches(files: list[_Entry]) -> Iterator[list[_Entry]]:
         yield batch
 
 
-async def _one(ring: Ring, copying: Copying, source: Any, target: Any, told: Told) -> int:
+async def _one(ring: Ring, copying: Copying, source: Any, target: Any, told: Told) -> tuple[int, os.stat_result]:
     fd = await ring.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         status = await ring.stat(fd)
@@ -183,7 +188,7 @@ async def _one(ring: Ring, copying: Copying, source: Any, target: Any, told: Tol
                 await on_worker(ring, dress_as, fd, status, Dup(made))
             if copying.durable:
                 await ring.fsync(made)
-            return size
+            return size, status
         except OSError as error:
             raise named(error, target) from None
         finally:
@@ -261,8 +266,8 @@ def _walk(source: Any) -> _Tree:
     folders: list[_Entry] = []
     files: list[_Entry] = []
     others: list[_Entry] = []
-    links: list[tuple[Any, Any]] = []
-    first: dict[tuple[int, int], Any] = {}
+    links: list[tuple[Any, _Entry]] = []
+    first: dict[tuple[int, int], _Entry] = {}
     size = 0
     empty: Any = b"" if isinstance(source, bytes) else ""
     todo = [empty]
@@ -280,13 +285,13 @@ def _walk(source: Any) -> _Tree:
                 if identity in first:
                     links.append((path, first[identity]))
                     continue
-                first[identity] = path
+                first[identity] = entry
             if stat.S_ISREG(status.st_mode):
                 files.append(entry)
                 size += status.st_size
             else:
                 others.append(entry)
-    return _Tree(os.stat(source), folders, files, others, links, size)
+    return _Tree(os.stat(source), folders, files, others, links, size, {})
 
 
 def _entries(folder: Any) -> Iterator[tuple[Any, os.stat_result]]:
@@ -300,7 +305,9 @@ def _make_folders(made: Any, folders: list[_Entry]) -> None:
         os.mkdir(os.path.join(made, entry.path), 0o700)
 
 
-def _copy_small(source: Any, made: Any, batch: list[_Entry], copying: Copying) -> int:
+def _copy_small(
+    source: Any, made: Any, batch: list[_Entry], copying: Copying, copied: dict[Any, os.stat_result]
+) -> int:
     total = 0
     for path, _ in batch:
         old, new = os.path.join(source, path), os.path.join(made, path)
@@ -312,6 +319,7 @@ def _copy_small(source: Any, made: Any, batch: list[_Entry], copying: Copying) -
             to = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if copying.preserve else 0o666)
             try:
                 total += copying.small(fd, to, status)
+                copied[path] = status
                 if copying.preserve:
                     dress_as(fd, status, Dup(to))
                 if copying.durable:
@@ -325,8 +333,10 @@ def _copy_small(source: Any, made: Any, batch: list[_Entry], copying: Copying) -
     return total
 
 
-def _finish(source: Any, made: Any, tree: _Tree, preserve: bool) -> None:
-    """What needs no reading; last what folders have: to write into them changes their times."""
+def _finish(source: Any, made: Any, tree: _Tree, copying: Copying) -> int:
+    """What needs no reading; last what folders have: to write into them changes their times. How many bytes had to be
+    copied after all."""
+    preserve = copying.preserve
     for path, status in tree.others:
         old, new = os.path.join(source, path), os.path.join(made, path)
         if stat.S_ISLNK(status.st_mode):
@@ -335,8 +345,12 @@ def _finish(source: Any, made: Any, tree: _Tree, preserve: bool) -> None:
             os.mknod(new, status.st_mode, status.st_rdev)
         if preserve:
             _dress(old, new, status)
+    size = 0
     for path, first in tree.links:
-        os.link(os.path.join(made, first), os.path.join(made, path), follow_symlinks=False)
+        if _is_still(os.path.join(source, path), first.status, tree.copied.get(first.path, first.status)):
+            os.link(os.path.join(made, first.path), os.path.join(made, path), follow_symlinks=False)
+        else:
+            size += _copy_small(source, made, [_Entry(path, first.status)], copying, tree.copied)
     mask = umask()
     for path, status in (*reversed(tree.folders), (None, tree.root)):
         old, new = (source, made) if path is None else (os.path.join(source, path), os.path.join(made, path))
@@ -344,6 +358,16 @@ def _finish(source: Any, made: Any, tree: _Tree, preserve: bool) -> None:
             _dress(old, new, status)
         else:
             os.chmod(new, 0o777 & ~mask)
+    return size
+
+
+def _is_still(name: Any, walked: os.stat_result, copied: os.stat_result) -> bool:
+    """Whether a further name is one of what was copied under the first; what has been removed meanwhile is what it was."""
+    try:
+        now = os.lstat(name)
+    except FileNotFoundError:
+        now = walked
+    return os.path.samestat(now, copied)
 
 
 def _dress(old: Any, new: Any, status: os.stat_result) -> None:

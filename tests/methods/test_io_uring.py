@@ -9,18 +9,22 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 import aioring
+from aioring.engine.chains import Chain
+from aioring.handle import Handle
 from aioring.kernel import abi
 from aioring.kernel.doorbell import Doorbell
 from aioring.kernel.features import open_queues
 from aioring.kernel.liburing import find_route
 from aioring.kernel.rings import Queues
-from aioring.operations import TABLE
+from aioring.operations import CLOSE, TABLE, WRITE
 from aioring.testing import Recording, Trace
 
 pytestmark = pytest.mark.core
@@ -195,3 +199,36 @@ def test_under_trio_no_other_loop_and_no_helper_thread_exists(path: Path) -> Non
 
     before = set(threading.enumerate())
     trio.run(main)
+
+
+def test_an_interrupt_between_two_links_does_not_part_them(tmp_path: Path) -> None:
+    """What the kernel is told of in two goes is not linked: the close would come before the write."""
+    packed: list[Any] = []
+
+    def struck(request: Any) -> Any:
+        packed.append(request)
+        if len(packed) == 2:  # it was packed before, to see whether the round is whole
+            raise KeyboardInterrupt
+        return request.fd, 0, 0, 0, 0
+
+    async def main() -> None:
+        async with aioring.Ring(method="io_uring") as ring:
+            engine = ring._started
+            assert engine is not None
+            for n in range(20):
+                packed.clear()
+                fd = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+                write, close = Handle(WRITE, fd, 0, 5000), Handle(replace(CLOSE, pack=struck), fd)
+                write.view = b"x" * 5000
+                chain = Chain(engine, [write, close])
+                engine.ask_chain(chain)
+                with pytest.raises(KeyboardInterrupt):
+                    engine.flush()
+                if n % 2:
+                    engine.on_doorbell()
+                async with asyncio.timeout(3):
+                    while not chain.finished():
+                        await asyncio.sleep(0)
+                assert (write.res, close.res) == (5000, 0)
+
+    asyncio.run(main())

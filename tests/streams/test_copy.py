@@ -426,8 +426,8 @@ async def test_where_blocks_are_shared_the_rest_holds_too(
     """(btrfs, xfs: a clone has all that the source has by then, and its holes.)"""
 
     def clone(source: Any, target: Any) -> None:
-        with open(f"/proc/self/fd/{source.fd}", "rb") as file:
-            os.pwrite(target.fd, file.read(), 0)
+        with source as from_, target as to, open(f"/proc/self/fd/{from_}", "rb") as file:
+            os.pwrite(to, file.read(), 0)
 
     def grow(done: int, total: int) -> None:
         if not done:
@@ -448,9 +448,10 @@ async def test_a_clone_is_no_copy_without_holes(
     whole = with_holes(tmp_path / "a")
 
     def clone(source: Any, target: Any) -> None:
-        os.truncate(target.fd, len(whole))
-        for at, n in ((0, 4096), (1 << 20, 70_000), ((3 << 20) + 5, 10)):
-            os.pwrite(target.fd, whole[at : at + n], at)
+        with source, target as to:
+            os.truncate(to, len(whole))
+            for at, n in ((0, 4096), (1 << 20, 70_000), ((3 << 20) + 5, 10)):
+                os.pwrite(to, whole[at : at + n], at)
 
     monkeypatch.setattr(files, "_clone", clone)
     async with aioring.Ring(method=quiet()) as ring:
@@ -773,6 +774,35 @@ async def test_a_source_with_holes_that_shrinks_meanwhile(
         n = await copy_file(folder / "file", tmp_path / "to" / "file", **options)
     assert n == size
     assert (tmp_path / "to" / "file").read_bytes() == whole[:size]
+    await nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize("size", [9_000, 600_000])
+@pytest.mark.parametrize("whose", [0, 1, 2])
+async def test_a_name_of_several_that_is_another_file_meanwhile(
+    ring: aioring.Ring, tmp_path: Path, size: int, whose: int
+) -> None:
+    """An editor has saved it: the others still have what they had."""
+    folder, copy = tmp_path / "from", tmp_path / "to"
+    folder.mkdir()
+    (folder / "a").write_bytes(pattern(size))
+    os.link(folder / "a", folder / "b")
+    os.link(folder / "a", folder / "c")
+    names = os.listdir(folder)
+
+    def save(done: int, _: int) -> None:
+        if not done:
+            (tmp_path / "new").write_bytes(b"new" * 5)
+            os.rename(tmp_path / "new", folder / names[whose])
+
+    n = await copy_tree(folder, copy, progress=save, ring=ring)
+    assert {name: (copy / name).read_bytes() for name in names} == {
+        name: (folder / name).read_bytes() for name in names
+    }
+    assert not (copy / names[whose]).samefile(copy / names[whose - 1])
+    assert n == sum(
+        os.stat(path).st_size for path in {os.stat(copy / name).st_ino: copy / name for name in names}.values()
+    )
     await nothing_left(tmp_path)
 
 
