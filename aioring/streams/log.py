@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 from zlib import crc32
 
 from ..buffers import lent_bytes
-from ..errors import AioringError, os_error
+from ..errors import AioringError, RingClosedError, os_error
 from ..files.ring_io import close_fd, drop_fd, in_its_thread
 from ..loops.outcome import Outcome, begun
 from ..ring import Ring, get_ring
@@ -330,10 +330,13 @@ class Log:
                     commits.poisoned(error)
                 raise
             self._file = await replaced(ring, file, archive, self._how, commits.poisoned)
+        except (OSError, ValueError):
+            if self._file is None:  # who closed the log, when its ring had ended, has let go of the file
+                raise RingClosedError("the ring was closed before this was done: rotation of a log") from None
+            raise
         finally:
             now = self._file
-            if now is not None:
-                commits.go_on(now)
-            if now is not file:
-                await close_fd(ring, file.let_go())
+            commits.go_on(file if now is None else now)  # None: the ring has ended; who waits is told so
+            if now is not file and (fd := file.let_go()) >= 0:
+                await close_fd(ring, fd)
         return archive

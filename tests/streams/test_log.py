@@ -797,6 +797,26 @@ async def test_who_may_read_the_log_may_read_the_next(ring: aioring.Ring, place:
         assert place.stat().st_mode & 0o7777 == os.stat(archive).st_mode & 0o7777 == 0o640
 
 
+@pytest.mark.parametrize("ticks_before", [1, 2, 3, 5, 8, 12])
+async def test_the_ring_ends_while_it_is_rotated(anyio_backend: Any, place: Path, ticks_before: int) -> None:
+    """Whoever waits for the rotation's end, to append, is told."""
+    ring = aioring.Ring(method="worker")
+    await ring.start()
+    log = Log(place, ring=ring)
+    await log.__aenter__()
+    await log.append(b"0")
+    with anyio.fail_after(SOON):
+        async with anyio.create_task_group() as group:
+            rotation = begin(group, log.rotate)
+            await ticks(ticks_before)
+            appended = begin(group, log.append, b"1")
+            await ticks(1)
+            await ring.aclose()
+            await log.aclose()
+    for outcome in (rotation, appended):
+        assert outcome.error is None or isinstance(outcome.error, RingClosedError), outcome.error
+
+
 async def test_what_is_appended_while_it_is_rotated_is_in_one_of_them(ring: aioring.Ring, place: Path) -> None:
     appended: list[bytes] = []
     async with Log(place, ring=ring) as log:
