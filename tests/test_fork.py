@@ -187,6 +187,25 @@ def test_a_child_makes_a_ring_of_its_own_and_closes_nothing_of_the_parents(metho
     )
 
 
+def test_a_child_that_leaves_by_sys_exit_through_the_block_of_a_ring() -> None:
+    """Its status is its own: the ring, which is its parent's, has nothing to say."""
+    child(
+        """
+        async def main():
+            async with Ring() as ring:
+                await ring.run(int)
+                pid = os.fork()
+                if not pid:
+                    signal.alarm(5)
+                    sys.exit(3)
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+                os._exit(0)  # the child has closed its copy of the loop
+        asyncio.run(main())
+        raise AssertionError
+        """
+    )
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_child_that_leaves_by_sys_exit_through_the_loop_harms_nothing(method: str, path: Path) -> None:
     """Its loop's tear-down cancels the tasks that it inherited, and all of them must end."""

@@ -75,7 +75,7 @@ class Engine(Cancelling):
         self._note: Callable[[Handle], Any] | None = getattr(method, "staged", None)  # methods that keep a trace
         self._now: Callable[[Handle], bool] | None = getattr(method, "now", None)
         self._flush_soon = False
-        self._completing = False
+        self.completing = False  # completions are being told
         try:
             self.depth = method.start(self.doorbell, depth, self.live, self.completed)
             if workers is not method:
@@ -285,6 +285,8 @@ class Engine(Cancelling):
                 return
             self.doorbell.drain()
             self.workers.poll()
+            if self.ended:
+                return  # by what another thread has left for this one: the last who held the ring
             self.method.poll()
             if self.staged:
                 self.counters.submissions += 1  # count
@@ -318,7 +320,7 @@ class Engine(Cancelling):
             self.tending = self.loop.call_later(after, self._tend)
 
     def _complete_all(self) -> None:
-        if self._completing:
+        if self.completing:
             return  # called from a completion: the turn that deals with it goes on
         completed, live = self.completed, self.live
         handle: Handle | None = None  # not to be held beyond this turn
@@ -332,7 +334,7 @@ class Engine(Cancelling):
         if len(live) > counters.deepest:  # count
             counters.deepest = len(live)  # count
         try:
-            self._completing = True
+            self.completing = True
             told = min(len(completed), _TOLD)  # never what came since entry (invariant 8)
             for _ in range(told):
                 token, res = completed[0]
@@ -372,7 +374,7 @@ class Engine(Cancelling):
                     self._break(token, error)
                 completed.popleft()
         finally:
-            self._completing = False
+            self.completing = False
             del handle
             if n:  # count
                 counters.run(operation, n, nbytes, since, now)  # count

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import warnings
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -239,6 +240,8 @@ class Lifetime:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and self._started is not None and self._started.ended == "forked":
+            return  # a child leaves by what is under way: the ring is its parent's
         await self.aclose()
 
     def _loop_closes(self) -> None:
@@ -254,7 +257,10 @@ class Lifetime:
         if engine is not None and not engine.ended:
             # The loop holds the engine, not this object: nobody can use the ring any more.
             if engine.doorbell.thread == threading.get_ident():
-                close_now(engine)
+                if engine.completing:  # the last who held it was told of a completion: not in the midst of them
+                    engine.loop.call_soon(partial(close_now, engine))
+                else:
+                    close_now(engine)
             else:
                 leak(engine)  # collected by another thread: neither its loop nor its queues may be touched from here
             self._warn("nobody can close it any more")

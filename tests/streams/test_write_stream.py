@@ -22,6 +22,7 @@ from aioring.streams import write_behind
 from aioring.testing import Recording, Scripted, Trace, assert_synced
 from tests.conftest import ONCE, pattern
 from tests.harness import SOON, Held, all_over, begin, open_in, small_disk, ticks
+from tests.test_lifetime import child
 
 LIGHT = True  # see conftest.py
 DIRECT = [False, "try"]
@@ -668,3 +669,35 @@ async def test_an_error_does_not_hold_the_callers_memory(anyio_backend: Any, pla
         with pytest.raises(OSError, match="Input/output"):
             await out.write(b"x")  # the next call is told, however little it has
         await out.abort()
+
+
+@pytest.mark.parametrize("method", ["io_uring", "linux_aio", "worker"])
+def test_a_stream_that_is_dropped_with_its_ring_ends_with_it(method: str, tmp_path: Path) -> None:
+    """The last completion drops the last who held the ring: it is closed when all completions have been told."""
+    child(
+        """
+        warnings.simplefilter("ignore", ResourceWarning)
+        async def main():
+            asyncio.get_running_loop().set_exception_handler(lambda _, context: wrong.append(context))
+            ring = Ring(method=sys.argv[1])
+            await ring.start()
+            out = aioring.write_stream(sys.argv[2], direct="try", ring=ring)
+            for _ in range(6):
+                await out.write(bytes(1 << 20))
+            engine = ring._started
+            del out, ring
+            begun = time.monotonic()
+            while not engine.ended:
+                gc.collect()
+                await asyncio.sleep(0.001)
+            took = time.monotonic() - begun
+            assert not engine.live and not engine.completing, engine.live
+            return took
+        wrong = []
+        asyncio.run(main())
+        assert not wrong, wrong
+        """,
+        method,
+        tmp_path / "file",
+        flags=("-X", "dev"),
+    )
