@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import functools
 import hashlib
 import importlib
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -38,33 +40,38 @@ async def backup(source: Path, target: Path, durable: bool, progress: Any) -> in
 
 
 async def digest(path: Path) -> str:
-    """Of a large file as it is on the disk, past the page cache, where that can be had."""
-    if path.stat().st_size < 1 << 20:
-        return hashlib.sha256(await aioring.read_file(path)).hexdigest()
-    found = hashlib.sha256()
-    async with aioring.read_stream(path, block_size=1 << 20, direct="try") as blocks:
-        async for block in blocks:
-            found.update(block.data)
+    """Of a file as it is on the disk, past the page cache, where that can be had."""
+    ring, found = aioring.get_ring(), hashlib.sha256()
+    # What was a file when it was listed may be a FIFO by now, whose writer nobody wants to wait for.
+    fd = await ring.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG((await ring.stat(fd)).st_mode):
+            raise OSError(errno.EINVAL, "it is no file any more", str(path))
+        async with aioring.read_stream(fd, block_size=1 << 20, direct="try") as blocks:
+            async for block in blocks:
+                found.update(block.data)
+    finally:
+        await ring.close(fd)
     return found.hexdigest()
 
 
 async def differences(source: Path, target: Path, progress: Any) -> list[str]:
     """The files of `source` whose copy is not the same, or is not there."""
-    files = [path for path in source.rglob("*") if path.is_file() and not path.is_symlink()]
-    total, done = sum(path.stat().st_size for path in files), 0
+    files = [(path, path.lstat()) for path in source.rglob("*") if path.is_file() and not path.is_symlink()]
+    total, done = sum(status.st_size for _, status in files), 0
     found: list[str] = []
     left = iter(files)
 
     async def some() -> None:
         nonlocal done
-        for path in left:
+        for path, status in left:
             copy = target / path.relative_to(source)
             try:
                 if await digest(path) != await digest(copy):
                     found.append(f"{copy}: other content")
-            except OSError as error:
+            except (OSError, EOFError) as error:  # gone meanwhile, or shorter than it was
                 found.append(f"{copy}: {error}")
-            done += path.stat().st_size
+            done += status.st_size
             progress(done, total)
 
     async with anyio.create_task_group() as group:

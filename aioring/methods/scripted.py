@@ -20,7 +20,7 @@ from ..handle import STAGED, SUBMITTED, Handle
 from ..kernel.abi import MAX_TRANSFER
 from ..kernel.doorbell import Doorbell
 from ..kernel.statx import sector
-from ..operations import RUN, carry_out, is_direct
+from ..operations import CLOSE, RUN, carry_out, is_direct
 from .trace import Trace
 
 __all__ = ["Scripted"]
@@ -107,6 +107,8 @@ class Scripted:
             self._counts[operation.name] += 1
             fault = self._faults.get((operation.name, self._counts[operation.name]))
             if fault is not None:
+                if operation is CLOSE and fault != errno.EBADF:
+                    carry_out(handle, MAX_TRANSFER)  # close(2): the fd is gone, whatever it says
                 return -fault
         if operation.retries and not handle.tries and self._random.random() < self._soft:
             return -self._random.choice((errno.EINTR, errno.EAGAIN))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,3 +62,28 @@ def test_what_is_wrong_is_said_in_a_line(tree: Path, tmp_path: Path) -> None:
         assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "copy").exists()
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".aioring-")]
+
+
+def test_files_that_change_while_they_are_verified(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is said in a line: what is gone, and what has become a FIFO, whose writer nobody waits for."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    backup: Any = importlib.import_module("backup")
+
+    async def main() -> list[str]:
+        copy = tmp_path / "copy"
+        await backup.backup(tree, copy, False, None)
+        left = sorted((tree / "folder").glob("2?"))
+
+        def change(done: int, total: int) -> None:
+            while left:
+                path = left.pop()
+                path.unlink()
+                if path.name == "29":
+                    os.mkfifo(path)
+
+        found: list[str] = await asyncio.wait_for(backup.differences(tree, copy, change), 20)
+        return found
+
+    said = asyncio.run(main())
+    assert 1 <= len(said) <= 10
+    assert all("/folder/2" in line and ("No such file" in line or "no file any more" in line) for line in said), said
