@@ -42,9 +42,16 @@ async def pieces(path: Any, direct: bool) -> AsyncGenerator[Any]:
             async for chunk in chunks:
                 yield chunk
         return
-    async with aioring.read_stream(path, block_size=_PIECE, direct="try" if direct else False, full=True) as blocks:
-        async for block in blocks:
-            yield block.data
+    ring = aioring.get_ring()
+    fd = await ring.open(path, os.O_RDONLY | os.O_NONBLOCK)  # if it is a FIFO by now nobody waits for its writer
+    try:
+        if not stat.S_ISREG((await ring.stat(fd)).st_mode):
+            raise OSError(errno.EINVAL, "it is no file any more", path)
+        async with aioring.read_stream(fd, block_size=_PIECE, direct="try" if direct else False, full=True) as blocks:
+            async for block in blocks:
+                yield block.data
+    finally:
+        await ring.close(fd)
 
 
 async def _standard_input() -> AsyncGenerator[bytes]:
