@@ -159,36 +159,6 @@ async def last():
 """
 
 
-READ_FILES = r"""
-whole = {f"{folder}/{n}": noise[: n * 3000] for n in range(40)}
-for path, data in whole.items():
-    with open(path, "wb") as file:
-        file.write(data)
-
-def more():
-    return ""
-
-async def names(paths):
-    for path in paths:
-        await asyncio.sleep(0)
-        yield path
-
-async def work(i):
-    global done
-    paths = list(whole) if i % 2 else names(whole)
-    found = []
-    async with aioring.read_files(paths, concurrency=8, ordered=i % 3 == 0, ring=ring) as files:
-        async for path, data in files:
-            assert data == whole[path]
-            found.append(path)
-            strikes.progress()
-    assert found == list(whole) if i % 3 == 0 else sorted(found) == sorted(whole)
-    done += 10
-
-async def last():
-    pass
-"""
-
 WRITE_FILE = r"""
 def more():
     return ""
@@ -216,7 +186,6 @@ PROGRAMS = {
     "write_stream": WRITE_STREAM,
     "read_stream": READ_STREAM,
     "copy": COPY,
-    "read_files": READ_FILES,
     "write_file": WRITE_FILE,
 }
 
