@@ -380,7 +380,7 @@ def test_a_process_that_is_not_there() -> None:
 
 
 REUSED = """
-import os, subprocess, sys
+import os, subprocess, sys, time
 from aioring.cli.console import Failure
 from aioring.cli.top.watched import Process
 sleep = ["sleep", "60"]
@@ -389,6 +389,7 @@ watched = Process(first.pid)
 watched.sample()
 first.kill()
 first.wait()
+time.sleep(0.1)  # a start is told by the hundredth of a second
 with open("/proc/sys/kernel/ns_last_pid", "w") as file:
     file.write(str(first.pid - 1))
 second = subprocess.Popen(sleep)
@@ -416,11 +417,13 @@ def test_a_process_that_runs_another_program_has_its_name() -> None:
     with subprocess.Popen(["sh", "-c", "read line; exec sleep 60"], stdin=subprocess.PIPE) as child:
         try:
             with closing(Process(child.pid)) as process:
-                assert process.name.startswith("sh -c")
+                until = time.monotonic() + 10
+                while not process.name.startswith("sh -c"):  # (Popen returns when execve has begun)
+                    assert time.monotonic() < until
+                    time.sleep(0.01)
                 assert child.stdin is not None
                 child.stdin.write(b"\n")
                 child.stdin.flush()
-                until = time.monotonic() + 10
                 while process.name != "sleep 60":
                     assert time.monotonic() < until
                     time.sleep(0.01)
@@ -508,8 +511,8 @@ def test_control_z_gives_the_screen_back_meanwhile() -> None:
     with program("auto", "default") as pid, terminal("top", pid, "-i", "0.1", columns=80) as (child, master):
         read_until(master, b"pipe:")
         child.send_signal(signal.SIGTSTP)  # (of an orphaned process group, as this one, nobody is stopped by it)
-        read_until(master, b"\x1b[?1049l")
-        read_until(master, b"\x1b[?1049h")
+        seen = read_until(master, b"\x1b[?1049h")
+        assert b"\x1b[?1049l" in seen
         child.send_signal(signal.SIGINT)
         read_until(master, b"interrupted")
         assert child.wait(10) == 130

@@ -653,7 +653,7 @@ async def test_small_writes_and_large_ones_let_others_run(anyio_backend: Any, pl
             assert turns > 10
             before = turns
             await out.write(bytearray(40 << 20))
-            assert turns > before + 5
+            assert turns >= before + 5
             await out.aclose()
 
 

@@ -125,32 +125,22 @@ def _watch(process: Process, arguments: argparse.Namespace) -> None:
         return
     from rich.live import Live
 
-    with Live(console=screen, screen=True, auto_refresh=False) as live, _stoppable(live):
-        while True:
-            live.update(_screen(process, before, now, screen), refresh=True)
-            time.sleep(arguments.interval)
-            before, now = now, process.sample()
-
-
-@contextmanager
-def _stoppable(live: Any) -> Iterator[None]:
-    """Ctrl-Z: the terminal has its own screen while we are stopped."""
-
-    def stop(number: int, frame: Any) -> None:
-        live.stop()
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGTSTP)  # stopped here, until SIGCONT (or not at all, where there is no shell)
-        signal.signal(signal.SIGTSTP, stop)
-        live.start(refresh=True)
-
-    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL:  # it is ignored: there is no job control
-        yield
-        return
-    signal.signal(signal.SIGTSTP, stop)
+    # Ctrl-Z waits for `sigtimedwait`: the terminal has its own screen while we are stopped. (Where it is ignored: so be it.)
+    stops = {signal.SIGTSTP} if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL else set()
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     try:
-        yield
+        while True:
+            with Live(console=screen, screen=True, auto_refresh=False) as live:
+                while True:
+                    live.update(_screen(process, before, now, screen), refresh=True)
+                    if signal.sigtimedwait(stops, arguments.interval):
+                        break
+                    before, now = now, process.sample()
+            signal.raise_signal(signal.SIGTSTP)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)  # stopped here, until SIGCONT
+            signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     finally:
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)
 
 
 def _text(process: Process, before: Sample | None, now: Sample) -> str:
