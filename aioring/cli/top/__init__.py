@@ -125,7 +125,7 @@ def _watch(process: Process, arguments: argparse.Namespace) -> None:
         return
     from rich.live import Live
 
-    # Ctrl-Z waits for `sigtimedwait`: the terminal has its own screen while we are stopped. (Where it is ignored: so be it.)
+    # Ctrl-Z waits for `sigtimedwait`: the terminal has its own screen while we are stopped. (Not where it is ignored.)
     stops = {signal.SIGTSTP} if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL else set()
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     try:
