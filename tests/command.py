@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,14 @@ def terminal(
         child.kill()
         child.wait()
         os.close(master)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    """For what another process does."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def read_until(master: int, wanted: bytes, seconds: float = 15) -> bytes:

@@ -202,9 +202,10 @@ class Engine(Cancelling):
         for link in links:
             self._prepare(link)
             link.token, link.state = 0, STAGED
-        line, none = self.staged if links[0].served_by == self.method.name else self.for_workers, dict[int, int]()
+        line = self.staged if links[0].served_by == self.method.name else self.for_workers
+        arrivals: dict[int, int] = {}
         # Stores, then a call: KeyboardInterrupt cannot come between them. Before them the last round is told once more.
-        chain.round, chain.arrivals, chain.staged = links, none, True
+        chain.round, chain.arrivals, chain.staged = links, arrivals, True
         line.extend(links)
 
     def next_round(self, chain: Chain) -> None:

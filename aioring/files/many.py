@@ -105,9 +105,7 @@ class _Reading:
         return True
 
     def fetched(self, path: Any, error: BaseException | None) -> None:
-        if (
-            self.fetching is not None and self.source is not None
-        ):  # else nobody wants it any more, or it was told before
+        if self.fetching is not None and self.source is not None:  # else it was told before, or nobody wants it
             self.fetching = None
             if error is not None or path is _END:
                 self.source, self.failed = None, error

@@ -127,12 +127,7 @@ class WriteStream(WriteBehind):
                 self._check()
                 await self._put(engine, view, type(data) is bytes and not self._sector)
             finally:
-                if self._order.waiting:
-                    self._order.leave()
-                else:
-                    self._order.busy = (
-                        False  # a store: it cannot be struck by KeyboardInterrupt, as a call can at its entry
-                    )
+                self._order.leave()
             return n
         finally:
             del view, data  # an exception holds this frame: it must not hold the caller's memory
@@ -225,10 +220,7 @@ class WriteStream(WriteBehind):
             if self._durable:
                 await self._sync()
         finally:
-            if self._order.waiting:
-                self._order.leave()
-            else:
-                self._order.busy = False  # as in `write`
+            self._order.leave()
 
     async def _flush(self, engine: Engine) -> None:
         self._check()

@@ -8,8 +8,8 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from aioring.cli.bench.measure import CACHED, COLD, DIRECT, Column, Results, col
 from aioring.cli.bench.target import BLOCK, Target
 from aioring.cli.bench.verdict import verdict
 from aioring.cli.console import Failure
-from tests.command import ENVIRONMENT, aioring as run, command, fails, read_until, terminal
+from tests.command import ENVIRONMENT, aioring as run, command, fails, read_until, terminal, wait_until
 from tests.harness import small_disk
 
 QUICK = ("--size", "2M", "--seconds", "0.2", "--tasks", "4")
@@ -204,9 +204,7 @@ def test_a_file_that_changes_meanwhile(folder: Path) -> None:
     file, fifo = folder / "file", folder / "fifo"
     file.write_bytes(bytes(2 << 20))
     os.mkfifo(fifo)
-    around: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
-    with subprocess.Popen(command("bench", file, "--size", "2M", "--seconds", "3", "--tasks", "4"), **around) as child:
-        wait_until(lambda: open_in_process(child.pid, file))
+    with measuring(file) as child:
         fifo.rename(file)
         out, said = child.communicate(timeout=50)
     assert (child.returncode, said) == (0, "")
@@ -221,10 +219,8 @@ def test_a_file_that_becomes_shorter_meanwhile(folder: Path) -> None:
         os.truncate(file, (2 << 20) - 1)
         with pytest.raises(Failure, match="file: it became shorter while it was read"):
             target.check()
-    around: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
     file.write_bytes(bytes(2 << 20))
-    with subprocess.Popen(command("bench", file, "--size", "2M", "--seconds", "3", "--tasks", "4"), **around) as child:
-        wait_until(lambda: open_in_process(child.pid, file))
+    with measuring(file) as child:
         time.sleep(0.1)
         os.truncate(file, 4096)
         out, said = child.communicate(timeout=50)
@@ -233,11 +229,13 @@ def test_a_file_that_becomes_shorter_meanwhile(folder: Path) -> None:
     assert len(said.splitlines()) == 1
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 15
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
+@contextmanager
+def measuring(file: Path) -> Iterator[subprocess.Popen[str]]:
+    """Runs it in the background, as far as to have the file open."""
+    ends: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT}
+    with subprocess.Popen(command("bench", file, "--size", "2M", "--seconds", "3", "--tasks", "4"), **ends) as child:
+        wait_until(lambda: open_in_process(child.pid, file))
+        yield child
 
 
 def open_in_process(pid: int, path: Path) -> bool:

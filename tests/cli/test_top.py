@@ -24,7 +24,7 @@ from aioring.cli.console import Column, Failure, printable, sized
 from aioring.cli.top import fdinfo, peer, view
 from aioring.cli.top.watched import Process
 from aioring.observe import serve
-from tests.command import ENVIRONMENT, aioring as run, command, fails, read_until, terminal
+from tests.command import ENVIRONMENT, aioring as run, command, fails, read_until, terminal, wait_until
 
 # As Linux 6.18 prints it (io_uring/fdinfo.c), of a ring with something in every list.
 FDINFO = """pos:\t0
@@ -417,16 +417,11 @@ def test_a_process_that_runs_another_program_has_its_name() -> None:
     with subprocess.Popen(["sh", "-c", "read line; exec sleep 60"], stdin=subprocess.PIPE) as child:
         try:
             with closing(Process(child.pid)) as process:
-                until = time.monotonic() + 10
-                while not process.name.startswith("sh -c"):  # (Popen returns when execve has begun)
-                    assert time.monotonic() < until
-                    time.sleep(0.01)
+                wait_until(lambda: process.name.startswith("sh -c"))  # (Popen returns when execve has begun)
                 assert child.stdin is not None
                 child.stdin.write(b"\n")
                 child.stdin.flush()
-                while process.name != "sleep 60":
-                    assert time.monotonic() < until
-                    time.sleep(0.01)
+                wait_until(lambda: process.name == "sleep 60")
         finally:
             child.kill()
     assert process.name == "sleep 60"  # it has none any more
@@ -452,10 +447,7 @@ def test_a_process_whose_main_thread_has_ended() -> None:
         try:
             assert child.stdout is not None
             assert child.stdout.readline() == b"ready\n"
-            until = time.monotonic() + 10
-            while "Z" not in Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2]:
-                assert time.monotonic() < until
-                time.sleep(0.01)
+            wait_until(lambda: "Z" in Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2])
             assert len(fdinfo.rings_of(child.pid)) == 1
         finally:
             child.kill()

@@ -21,10 +21,17 @@ folder, method, wanted = sys.argv[1], sys.argv[2], int(sys.argv[3])
 loop = asyncio.new_event_loop()
 ring = Ring(method=method, depth=16)
 loop.run_until_complete(ring.start())
-before = has()
 engine = ring._started
 done = 0
 noise = random.Random(7).randbytes(1 << 20)
+with open(folder + "/data", "wb") as file:
+    file.write(noise)
+
+def more():  # what else to tell where it hangs
+    pass
+
+async def last():  # what is to hold in the end
+    pass
 
 def state():
     fences = {fd: (f.owner, f.before, f.waits) for fd, f in engine.closing.items()}
@@ -110,18 +117,9 @@ async def work(i):
     del streams[i]
     os.unlink(path)
     done += 10
-
-async def last():
-    pass
 """
 
 READ_STREAM = r"""
-with open(folder + "/data", "wb") as file:
-    file.write(noise)
-
-def more():
-    return ""
-
 async def work(i):
     global done
     mine = random.Random(i)
@@ -132,18 +130,9 @@ async def work(i):
             strikes.progress()
     assert found == noise
     done += 10
-
-async def last():
-    pass
 """
 
 COPY = r"""
-with open(folder + "/data", "wb") as file:
-    file.write(noise)
-
-def more():
-    return ""
-
 async def work(i):
     global done
     path = f"{folder}/copy{i}"
@@ -154,16 +143,9 @@ async def work(i):
     os.unlink(path)
     strikes.progress()
     done += 10
-
-async def last():
-    pass
 """
 
-
 WRITE_FILE = r"""
-def more():
-    return ""
-
 async def work(i):
     global done
     mine = random.Random(i)
